@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine
-from chatlm.types.messages import Conversation, Passage, Turn
+from chatlm.types.messages import Passage
 from chatlm.types.parts import PreparedImage
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import SideChats

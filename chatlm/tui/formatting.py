@@ -6,17 +6,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from chatlm.text import escape_controls, one_line
-from chatlm.types.messages import (
-    PLUGIN_MODEL_PREFIX,
-    Annotation,
-    ContextPolicy,
-    Reply,
-    StopReason,
-    StreamedPart,
-    Turn,
-    Usage,
-)
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Annotation
 from chatlm.types.parts import File, Image, Part, Reasoning, ToolCall, ToolResult
+from chatlm.types.replies import PLUGIN_MODEL_PREFIX, Reply, StopReason, StreamedPart, Usage
 
 MAX_ARGUMENTS = 400
 """Characters shown of a tool call's arguments."""

@@ -12,7 +12,8 @@ import pytest
 
 from chatlm.store.store import Store
 from chatlm.text import escape_controls
-from chatlm.types.messages import ContextPolicy, StopReason, Usage
+from chatlm.types.conversations import ContextPolicy
+from chatlm.types.replies import StopReason, Usage
 from tests import endless
 from tests.end_to_end.terminal import (
     CTRL_L,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from tests.end_to_end.terminal import (
     CTRL_G,
     CTRL_L,

@@ -27,7 +27,7 @@ from chatlm.tui.chat_list.rows import ANSWERING, PINNED, UNFINISHED, day_group
 from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.widgets.hints import Hints
 from chatlm.tui.workers import WriteQueue
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from tests.costs import processor_seconds
 from tests.tui.support import (
     app_of,

@@ -15,7 +15,8 @@ from textual.widgets import OptionList
 from chatlm.errors import EngineError, StoreError
 from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, turn_rows
 from chatlm.tui.widgets.context_gauge import ContextFill
-from chatlm.types.messages import ContextPolicy, Message, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Message
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
 from tests.tui.support import hostile_texts, plain, until
 

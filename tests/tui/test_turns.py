@@ -12,8 +12,10 @@ from chatlm.errors import EngineError, StoreError
 from chatlm.store.store import Store
 from chatlm.tui.chat.status import EngineBanner, StatusBar
 from chatlm.tui.engine_loader import Failed
-from chatlm.types.messages import ContextPolicy, Message, StopReason, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Message
 from chatlm.types.parts import Part
+from chatlm.types.replies import StopReason
 from tests.tui.support import (
     StillEngine,
     app_of,

@@ -22,6 +22,7 @@ from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
 from chatlm.tui.workers import UPDATES_PER_SECOND, to_user_error
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.events import (
     ApprovalNeeded,
     Delta,
@@ -43,16 +44,8 @@ from chatlm.types.events import (
     TurnStarted,
     TurnWithdrawn,
 )
-from chatlm.types.messages import (
-    Conversation,
-    Reply,
-    ReplyStep,
-    StopReason,
-    StreamedPart,
-    Turn,
-    Usage,
-)
 from chatlm.types.parts import Part, Reasoning, ToolCall, ToolResult
+from chatlm.types.replies import Reply, ReplyStep, StopReason, StreamedPart, Usage
 
 
 @dataclass

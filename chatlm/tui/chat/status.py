@@ -15,7 +15,7 @@ from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands, formatting
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
 from chatlm.tui.widgets.hints import HINT_GAP
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 
 
 @dataclass(frozen=True)

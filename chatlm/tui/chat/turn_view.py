@@ -23,8 +23,10 @@ from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.chat.tool_block import ToolBlock
 from chatlm.tui.widgets.hints import command_hint, hint
-from chatlm.types.messages import Annotation, ContextPolicy, Reply, StreamedPart, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Annotation
 from chatlm.types.parts import Image, Part, Reasoning, Text
+from chatlm.types.replies import Reply, StreamedPart
 
 KEY_HINTS = (
     (("copy",), "copy"),

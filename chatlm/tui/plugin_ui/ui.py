@@ -15,8 +15,9 @@ from chatlm.text import escape_controls, one_line
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.composer.drafts import sanitise
 from chatlm.tui.services import Services
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine
-from chatlm.types.messages import Conversation, Passage, Turn
+from chatlm.types.messages import Passage
 from chatlm.types.parts import PreparedImage
 from chatlm.types.sampling import Sampling
 

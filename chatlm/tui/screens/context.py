@@ -23,7 +23,7 @@ from chatlm.tui.widgets.column_titles import ColumnTitles
 from chatlm.tui.widgets.context_gauge import ContextFill, gauge, gauge_legend
 from chatlm.tui.widgets.hints import Flow
 from chatlm.tui.workers import single_value
-from chatlm.types.messages import ContextPolicy, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
 
 NUMBER_WIDTH, TOKENS_WIDTH, STATE_WIDTH = 5, 9, 15
 """Widths of the columns beside the text, in cells."""

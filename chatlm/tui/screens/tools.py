@@ -21,7 +21,7 @@ from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.column_titles import ColumnTitles
 from chatlm.tui.workers import single_value
-from chatlm.types.messages import ConversationHeader
+from chatlm.types.conversations import ConversationHeader
 from chatlm.types.requests import ToolDefinition
 from chatlm.types.tool_rules import ChatTools, Permission
 
