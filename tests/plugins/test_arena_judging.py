@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import Request, Setup, StopReason, UsageError
+from chatlm import Request, Setup, StopReason, Usage, UsageError
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta, EngineEvent, Finished
-from chatlm.types.messages import Usage
 from chatlm_arena.answers import run_jobs
 from chatlm_arena.commands.ranking import format_blind_answers
 from chatlm_arena.judging import VERDICT_PREFIX, compare_answers, majority_verdict

@@ -105,10 +105,11 @@ def check_drops(tally: Tally, max_fits: int = MAX_FITS) -> DropCheck | None:
         return DropCheck(first, None, (), proven, tally.total)
     after = np.log(fit_strengths(_without(tally, best)))
     dropped = tuple(
-        DroppedVotes(*(int(v) for v in (tally.one[at], tally.other[at])), float(tally.score[at]),
-                     int(best[at]))
+        DroppedVotes(
+            int(tally.one[at]), int(tally.other[at]), float(tally.score[at]), int(best[at])
+        )
         for at in np.flatnonzero(best)
-    )  # fmt: skip
+    )
     return DropCheck(first, int(np.argmax(after)), dropped, proven, tally.total)
 
 
@@ -170,7 +171,7 @@ def _step_by_step(tally: Tally, first: int, challenger: int, most: int = 50) -> 
         at = int(np.argmin(gaps))
         removed = steps[at]
         if _changes_first(logs[at : at + 1], first)[0]:
-            return removed
+            return np.asarray(removed, dtype=np.int64)
     return None
 
 
