@@ -236,7 +236,9 @@ def prediction_powered(
     truth = np.linspace(0.8, -0.8, 5)
     # the target is the Bradley-Terry strength of the expected score, ties as half-wins
     true = _half_win_ratings(truth, 0.6)
-    covered, human_covered, judge_covered, widths, human_widths, trusts = [], [], [], [], [], []
+    covered: list[Any] = []
+    human_covered: list[Any] = []
+    judge_covered, widths, human_widths, trusts = [], [], [], []
     for run in range(runs):
         votes = judged(np.random.default_rng(run), truth, human, extra, agreement)
         found = fit_prediction_powered(votes, 5)

@@ -81,7 +81,7 @@ def prefer(context: ToolContext) -> str:
     return context.ask("Tea or coffee?", ["tea", "coffee"])
 
 
-@tool(permission="allow", own_process=True)
+@tool(permission="allow", own_process=True, timeout=None)
 def process_id(fail: bool = False) -> dict[str, int]:
     """Return the id of the process."""
     print("noise")
@@ -97,7 +97,7 @@ def hang_alone() -> str:
     return ""
 
 
-@tool(permission="allow", own_process=True)
+@tool(permission="allow", own_process=True, timeout=None)
 def ask_alone(context: ToolContext) -> str:
     """Ask from a process of its own."""
     context.progress("asking", 0.1)

@@ -146,7 +146,7 @@ def call_title(event: ApprovalNeeded) -> str:
 def call_kind(event: ApprovalNeeded) -> Literal["execute", "edit", "other"]:
     """Return what kind of tool it is, by which editors choose a sign."""
     shown = event.preview.kind if event.preview else ""
-    return "execute" if shown == "command" else "edit" if shown == "diff" else "other"
+    return "execute" if shown in ("command", "code") else "edit" if shown == "diff" else "other"
 
 
 def call_to_approve(event: ApprovalNeeded) -> ToolCallUpdate:

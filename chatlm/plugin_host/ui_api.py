@@ -137,6 +137,15 @@ class Ui(Protocol):
     def open_screen(self, name: str, argument: str = "") -> None:
         """Show a screen that a plugin registered."""
 
+    def show_images(self, images: Sequence[PreparedImage]) -> None:
+        """Show images over the chat, one at a time, as large as the terminal allows.
+
+        They are not stored.
+
+        Args:
+            images: at least one, from `read_image`.
+        """
+
     def open_panel(self, name: str) -> None:
         """Show a panel that a plugin registered; close it if it is already shown."""
 

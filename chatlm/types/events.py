@@ -263,8 +263,8 @@ class StepStarted:
 class ToolPreview:
     """What the user sees of a call before it runs, in place of its arguments as JSON."""
 
-    kind: Literal["command", "diff", "text"]
-    """`diff` is a unified diff."""
+    kind: Literal["command", "code", "diff", "text"]
+    """`command` is for a shell, `code` a program, `diff` a unified diff."""
     text: str
 
 

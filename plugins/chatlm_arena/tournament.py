@@ -234,14 +234,14 @@ class Tournament:
         matches = self.matches()
         voted = {match.id for match in matches if self.store.has_vote(match, HUMAN)}
         pairs = len(self.plan.contestants) * (len(self.plan.contestants) - 1) // 2
-        todo = []
+        todo: list[tuple[int, list[tuple[Contestant, Sequence[MatchReply]]]]] = []
         for item, prompt in enumerate(self.plan.prompts):
             if any(match.id in voted for match in matches[item * pairs : (item + 1) * pairs]):
                 continue
             order = np.random.default_rng([self.plan.seed, item]).permutation(
                 len(self.plan.contestants)
             )
-            answers = [
+            answers: list[tuple[Contestant, Sequence[MatchReply]]] = [
                 (
                     contestant,
                     [done[item, contestant.id, turn] for turn in range(len(prompt.turns))],

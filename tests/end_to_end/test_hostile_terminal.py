@@ -151,7 +151,7 @@ def test_a_kill_loses_a_second_at_most(
     terminal = open_chatlm()
     terminal.wait_for(has("Write a message"))
     terminal.type("Write a long story about a lighthouse." + ENTER)
-    terminal.wait_for(has("esc stops"))
+    terminal.wait_for(has("writing · "))
     terminal.type(ESCAPE)
     terminal.wait_for(has("ctrl+g continue"))
     terminal.type(TAB)

@@ -14,7 +14,12 @@ from sklearn.metrics import cohen_kappa_score
 
 from benchmarks import arena_statistics as simulation
 from chatlm_arena.ratings import POINTS_PER_LOG_STRENGTH, estimate_log_strengths, fit_strengths
-from chatlm_arena.statistics.agreement import cohen_kappa, krippendorff_alpha, verdict_table
+from chatlm_arena.statistics.agreement import (
+    Distance,
+    cohen_kappa,
+    krippendorff_alpha,
+    verdict_table,
+)
 from chatlm_arena.statistics.drop_check import check_drops
 from chatlm_arena.statistics.prediction_powered import JudgedPairs, fit_prediction_powered
 from chatlm_arena.statistics.preference_model import (
@@ -304,7 +309,7 @@ KRIPPENDORFF = (
 @pytest.mark.parametrize(
     ("distance", "value"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)]
 )
-def test_alpha_of_krippendorffs_example(distance: str, value: float) -> None:
+def test_alpha_of_krippendorffs_example(distance: Distance, value: float) -> None:
     ratings: dict[str, dict[Hashable, float]] = {
         f"judge {number}": {
             unit: float(each) for unit, each in enumerate(line.split()) if each != "."

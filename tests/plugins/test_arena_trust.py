@@ -198,7 +198,7 @@ def test_votes_faster_than_reading_are_noticed() -> None:
 
 
 def test_repeated_prompts_are_noticed() -> None:
-    votes = Votes(("a", "b"), *(np.full(12, v) for v in (0, 1)), np.ones(12))
+    votes = Votes(("a", "b"), np.full(12, 0), np.full(12, 1), np.ones(12))
     same = facts_of(votes, prompts=["Hi!", " hi "] * 5 + ["Bye", "Why"])
     (warning,) = find_repeats(same)
     assert warning.votes == 9

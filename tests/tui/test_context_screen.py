@@ -153,7 +153,7 @@ async def test_summary_is_shown_while_it_is_written_and_then_stands() -> None:
     async with CardApp(chat.screen()).run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("up", "s")
-        note = "Summarising turn 3, esc stops: They spoke"
+        note = "Summarising turn 3: They spoke"
         await until(pilot, lambda: note in plain(pilot.app.screen))
         assert "esc stop the summary" in hint(pilot) and "p pin" not in hint(pilot)
         chat.go.set()

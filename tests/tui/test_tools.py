@@ -221,7 +221,7 @@ async def test_deny_with_a_reason() -> None:
         assert RAN == []
         assert heads(pilot)[0].startswith("▸ shell  denied")
         await run(pilot, "thoughts")
-        assert "Not run: the user denied it: not that" in blocks(pilot)[0]
+        assert "Denied\nNot run: the user denied it: not that" in blocks(pilot)[0]
 
 
 async def test_leaving_the_reason_goes_back_to_the_card() -> None:

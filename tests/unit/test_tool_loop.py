@@ -57,7 +57,7 @@ class Settings:
     limit: int | None = None
 
 
-@tool(own_process=True)
+@tool(own_process=True, timeout=None)
 def show_settings(context: ToolContext) -> str:
     """Show the plugin's settings in a process of its own."""
     return repr(context.settings)

@@ -205,7 +205,7 @@ class ContextScreen(Card[int | None]):
         line = self.query_one("#summary", Static)
         line.set_class(bool(self._summarising_number), "-shown")
         text = escape_controls(self._summary_text).strip() or "…"
-        line.update(Content(f"Summarising turn {self._summarising_number}, esc stops: {text}"))
+        line.update(Content(f"Summarising turn {self._summarising_number}: {text}"))
         self.call_after_refresh(self.query_one(OptionList).scroll_to_highlight)
 
     def _update_rows(self) -> None:

@@ -100,7 +100,7 @@ class RankingScreen(Screen[None]):
         self._ui = ui
         self._elo_rules = EloRules(k=load_plugin_settings(PLUGIN, Settings).k)
         self._store = store_module.open_arena_store()
-        self._chats = ui.side_chats(lambda text: self.post_message(self.Loading(text)))
+        self._chats = ui.side_chats(self._post_loading)
         self._rng = rng or random.SystemRandom()
         self._stop = Event()
         self._ranking: LiveRanking | None = None
@@ -355,6 +355,9 @@ class RankingScreen(Screen[None]):
                 self.post_message(self.Saved(revealed, places))
         except ChatlmError as error:
             self.post_message(self.Saved([], places, error))
+
+    def _post_loading(self, text: str) -> None:
+        self.post_message(self.Loading(text))
 
     def _begin(self) -> None:
         self._ranking = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from chatlm_arena.pairing import Z_95
 from chatlm_arena.votes import FloatArray
 
 ALPHA_RESAMPLES = 1000
+
+Distance = Literal["nominal", "ordinal", "interval"]
+"""How far two values are apart."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,13 @@ class Reliability:
 
 
 def krippendorff_alpha(
-    ratings: Mapping[str, Mapping[Hashable, float]], distance: str, seed: int = 0
+    ratings: Mapping[str, Mapping[Hashable, float]], distance: Distance, seed: int = 0
 ) -> Reliability | None:
     """Return Krippendorff's α, computed by evalica.
 
     Args:
         ratings: each judge's values by unit; a judge may lack units.
-        distance: `nominal`, `ordinal` or `interval`.
+        distance: how far two values are apart.
         seed: seed of the bootstrap.
 
     Returns:
@@ -102,12 +106,12 @@ def krippendorff_alpha(
         or len(pd.unique(table.to_numpy().ravel()[~table.isna().to_numpy().ravel()])) < 2
     ):
         return None
-    found = alpha(table, distance)  # type: ignore[arg-type]
+    found = alpha(table, distance)
     spread = alpha_bootstrap(
         table,
         distance,
         n_resamples=ALPHA_RESAMPLES,
-        random_state=seed,  # type: ignore[arg-type]
+        random_state=seed,
     )
     return Reliability(len(units), len(used), found.alpha, spread.low, spread.high)
 

@@ -124,7 +124,7 @@ def _sum_pairs(votes: JudgedPairs, size: int) -> _Pairs:
     width = len(keys)
 
     def total(values: FloatArray) -> FloatArray:
-        return np.bincount(pair, values, minlength=width)
+        return np.bincount(pair, values, minlength=width).astype(np.float64)
 
     has_human, has_judge = np.isfinite(human), np.isfinite(judge)
     both, alone = has_human & has_judge, has_judge & ~has_human
@@ -193,7 +193,7 @@ def _solve(pairs: _Pairs, trust: float, size: int) -> tuple[FloatArray, FloatArr
     factor = _divide(pairs.number, pairs.shared)[pair] * weight[pair]
     shift = np.where(judged, pairs.row_judge - pairs.judge_mean[2][pair], 0.0)
     residual = pairs.row_human - chance[pair] - factor * shift
-    variance = np.bincount(pair, residual**2, minlength=len(pairs.number))
+    variance = np.bincount(pair, residual**2, minlength=len(pairs.number)).astype(np.float64)
     total = float(pairs.number.sum())
     variance *= total / max(total - size + 1, 1.0)
     variance += weight**2 * pairs.number**2 * _divide(pairs.judge_variance, pairs.extra)

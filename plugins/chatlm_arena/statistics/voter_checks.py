@@ -110,9 +110,13 @@ def find_bots(votes: Votes, facts: Sequence[VoteFacts]) -> list[VoteWarning]:
         facts: the same votes' voters, texts and times, in the same order.
     """
     by_voter: dict[str, list[int]] = defaultdict(list)
-    for at, fact in enumerate(facts):
-        by_voter[fact.judge].append(at)
-    large = {voter: np.array(at) for voter, at in by_voter.items() if len(at) >= MIN_VOTES}
+    for number, fact in enumerate(facts):
+        by_voter[fact.judge].append(number)
+    large: dict[str, IntArray] = {
+        voter: np.array(own, dtype=np.int64)
+        for voter, own in by_voter.items()
+        if len(own) >= MIN_VOTES
+    }
     limit = SUSPICION / max(len(large), 1)
     names = {voter: "You" if voter == HUMAN else one_line(voter, 40) for voter in large}
     found: list[VoteWarning] = []
