@@ -118,7 +118,8 @@ def test_errors_are_those_of_resampled_votes(ties: Ties) -> None:
 
 def test_votes_of_one_ranking_count_together() -> None:
     votes = random_votes(5)
-    doubled = Votes(votes.names, *(np.repeat(v, 2) for v in (votes.left, votes.right, votes.score)))
+    left, right, score = votes.left, votes.right, votes.score
+    doubled = Votes(votes.names, np.repeat(left, 2), np.repeat(right, 2), np.repeat(score, 2))
     once = fit_preferences(comparisons_from_votes(votes))
     clusters = np.repeat(np.arange(len(votes)), 2)
     together = fit_preferences(comparisons_from_votes(doubled, cluster=clusters))
