@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Ui,
         UsageError,
     )
+    from chatlm_rag.index.embedding import Embedder
 
 __all__ = ["Settings"]
 
@@ -93,10 +94,27 @@ class IndexSearch:
         return grounding.find_passages(collection, query)
 
 
+class DefaultEmbedder:
+    """The service `embedder`: the default embedder, loaded on first use."""
+
+    def __init__(self) -> None:
+        self._embedder: Embedder | None = None
+
+    def embed(self, texts: Sequence[str], progress: Callable[[int, int], None]) -> Any:
+        """Return the vectors of texts as unit vectors."""
+        from chatlm_rag.index import embedding
+
+        if self._embedder is None:
+            local = embedding.find_embedder(embedding.DEFAULT_EMBEDDER)
+            self._embedder = embedding.Embedder(local.folder, local.record)
+        return self._embedder.embed(texts, progress=progress)
+
+
 @hookimpl
 def register_services(register: Callable[[str, Any], None]) -> None:
-    """Offer the indices to other plugins."""
+    """Offer the indices and the embedder to other plugins."""
     register("documents", IndexSearch())
+    register("embedder", DefaultEmbedder())
 
 
 @hookimpl
