@@ -137,7 +137,7 @@ def count_kinds(kinds: Sequence[TokenKind]) -> dict[TokenKind, int]:
 
 
 def check_forgery(prompt: Prompt, kinds: Sequence[TokenKind]) -> ForgeryCheck:
-    """Count the control tokens among content tokens.
+    """Count the control tokens among content tokens; those of images are the model's own.
 
     Args:
         prompt: the prompt.
@@ -146,7 +146,7 @@ def check_forgery(prompt: Prompt, kinds: Sequence[TokenKind]) -> ForgeryCheck:
     contents = [
         (token, kind)
         for token, kind in zip(prompt.tokens, kinds, strict=True)
-        if token.message_index is not None
+        if token.message_index is not None and kind is not TokenKind.IMAGE
     ]
     yours = sum(kind is TokenKind.USER for _, kind in contents)
     forged = sum(token.control for token, _ in contents)
