@@ -446,6 +446,14 @@ class Attachments:
         notes = summarise_costs(costs) + [f"reading {what}…" for what in reading]
         return notes + ["read from the web when it is sent"] * bool(on_web)
 
+    def has_problem(self, text: str) -> bool:
+        """Return whether a file that a text still mentions cannot be attached."""
+        return any(
+            isinstance(self._costs.get(mention), ChatlmError)
+            for mention in self._files
+            if mention in text
+        )
+
     def outgoing_message(self, text: str, unfold: Callable[[str], str]) -> OutgoingMessage:
         """Return the message that a text stands for.
 

@@ -83,6 +83,7 @@ class Composer(DraftArea):
         scrollbar-size-vertical: 1;
         border-title-color: $text-warning;
         border-subtitle-color: $text-muted;
+        &.-problem { border-subtitle-color: $text-warning; }
 
         &:focus { border: round $primary; }
         &.-incognito { border: round $warning 60%; }
@@ -383,6 +384,7 @@ class Composer(DraftArea):
         notes = Content(" │ ".join(self._border_notes()))
         if notes.markup != (self.border_subtitle or ""):
             self.border_subtitle = notes
+        self.set_class(self._attachments.has_problem(self.text), "-problem")
 
     def _border_notes(self) -> list[str]:
         keys, text = commands.key_of, self.text
