@@ -173,6 +173,8 @@ class KVCache:
         """Replaced by a larger one when the cache grows."""
         self.length = 0
         """Tokens in the cache."""
+        self.prompt: list[int] = []
+        """The first of them, which were read in blocks without an adapter, as far as is known."""
         self.recurrent = RecurrentState(config.state_shapes, device)
         """The states of the layers without attention."""
 
@@ -195,6 +197,20 @@ class KVCache:
             mine.kv[:, :, : self.length] = theirs.kv[:, :, : self.length]
             if mine.scales is not None and theirs.scales is not None:
                 mine.scales[:, :, : self.length] = theirs.scales[:, :, : self.length]
+
+    def copy_layer(self, layer: int, source: KVCache, start: int, end: int) -> None:
+        """Take the keys and values of some tokens in one layer from another cache of the model.
+
+        Args:
+            layer: index among those of `ModelConfig.kv_layers`.
+            source: has read the same text up to the last of these tokens.
+            start: position of the first of them.
+            end: the position after the last one; the capacity must suffice.
+        """
+        mine, theirs = self.buffer.layers[layer], source.buffer.layers[layer]
+        mine.kv[:, :, start:end] = theirs.kv[:, :, start:end]
+        if mine.scales is not None and theirs.scales is not None:
+            mine.scales[:, :, start:end] = theirs.scales[:, :, start:end]
 
     def _allocate(self, capacity: int) -> KVBuffer:
         """Allocate the memory of all layers; what is not used yet is not taken from the system."""

@@ -330,6 +330,7 @@ class NativeCache:
                 length = min(length, self._kv_cache.length)
             del self._ids[length:]
         self._kv_cache.length = self._kv_cache.recurrent.truncate(length)
+        del self._kv_cache.prompt[self._kv_cache.length :]
         self.hidden_states.truncate(self._kv_cache.length)
         return self._kv_cache.length
 
@@ -355,9 +356,11 @@ class NativeCache:
         state: Mapping[str, Tensor],
     ) -> None:
         """Fill the empty cache."""
-        self._kv_cache.reserve(len(ids))
+        self._kv_cache.reserve(len(ids) + CAPACITY_STEP)  # the chat goes on
         for (start, end), block in zip(pairwise([0, *ends]), blocks, strict=True):
             self._kv_cache.write(start, end, block)
         self._kv_cache.length = len(ids)
+        if self._packed_adapter is None:
+            self._kv_cache.prompt = [*ids]
         if self.has_state:
             self._kv_cache.recurrent.restore(len(ids), state["states"])
