@@ -167,13 +167,6 @@ FAMILIES: dict[str, Family] = {
         {"use_gelu": True, "vision.projector.scale_factor": 2, "vision.preproc_image_size": 56},
         prefix="model.",
     ),
-    "idefics3_whole": Family(
-        lambda: vision_models.idefics3({}, splits=False),
-        Original("Llama", "llama", metadata=_HEAD, interleaved=True),
-        "idefics3",
-        {"use_gelu": True, "vision.projector.scale_factor": 2},
-        prefix="model.",
-    ),
     "lfm2_vl": Family(
         lambda: vision_families.lfm2_vl(image_tokens=(64, 256), positions=256, tile_size=512),
         Original(

@@ -40,8 +40,6 @@ class Placement:
     """The token in whose place the model reads an image; empty if it is the placeholder."""
     around: str = ""
     """Text before and after the tokens of an image, which mtmd leaves out."""
-    before_whole: str = ""
-    """Text that mtmd writes between tiles and the whole image, also where there are no tiles."""
     template_has_ends: bool = False
     """Whether the template itself writes the tokens before and after an image that mtmd adds."""
 
@@ -51,7 +49,7 @@ _QWEN = Placement("<|image_pad|>", template_has_ends=True)
 PLACEMENTS: dict[str, Placement] = {
     "gemma3": Placement("<start_of_image>", "<image_soft_token>", around="\n\n"),
     "gemma4v": Placement("<|image|>"),
-    "idefics3": Placement("<image>", before_whole="\n\n"),
+    "idefics3": Placement("<image>"),
     "lfm2": Placement("<image>"),
     "pixtral": Placement("[IMG]"),
     "qwen2vl_merger": _QWEN,
@@ -218,8 +216,6 @@ class LlamaImages:
             self._feature * tokens if tokens else self._text_of(pointer)
             for pointer, tokens in self._chunks(chunks)
         ]
-        if len(texts) == 3:  # no tiles
-            texts[0] = texts[0].removeprefix(self._placement.before_whole)
         if self._placement.template_has_ends:
             texts = texts[1:-1]
         return "".join([self._placement.around, *texts, self._placement.around])

@@ -31,7 +31,6 @@ FAMILIES = {
     "gemma3": (28, 28),
     "gemma4_large": (128, 128),
     "idefics3": (56, 56),
-    "idefics3_whole": (28, 28),
     "lfm2_vl": (64, 64),
     "mistral3": (56, 42),
     "qwen2_5_vl": (56, 42),
@@ -86,7 +85,7 @@ def make_images(kind: str) -> tuple[tuple[Image, Image], dict[str, bytes]]:
 def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Opened]:
-    if request.param not in ("gemma3", "idefics3", "idefics3_whole"):
+    if request.param not in ("gemma3", "idefics3"):
         pytest.importorskip("torchvision", reason="the processors need torchvision")
     folder = tmp_path_factory.mktemp("files") / request.param
     folder.mkdir()

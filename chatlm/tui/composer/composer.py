@@ -415,7 +415,7 @@ class Composer(DraftArea):
             notes.append(HINT_GAP.join((*acts, hint(keys("stop"), leaves))))
         if self.busy:
             notes.append(HINT_GAP.join((Content("sending…"), hint(keys("stop"), "cancel"))))
-        notes += map(Content, self._attachments.notes(text))
+        notes += map(Content, self._attachments.notes(text, self.size.width - 2))
         if self.suggestion:
             notes.append(HINT_GAP.join((hint("tab", "accept"), hint("→", "accept a word"))))
         if self.has_folds:
