@@ -155,6 +155,7 @@ if TYPE_CHECKING:
         Documents,
         Judge,
         Ratings,
+        TextEmbedder,
         ToolServers,
     )
     from chatlm.types.setups import (
@@ -295,6 +296,7 @@ _MODULE_OF = {
     "StreamedText": "chatlm.engines.reply_parser",
     "TemplateRenderer": "chatlm.types.setups",
     "Text": "chatlm.types.parts",
+    "TextEmbedder": "chatlm.types.services",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
     "Tool": "chatlm.types.tools",
@@ -481,6 +483,7 @@ __all__ = [
     "StreamedText",
     "TemplateRenderer",
     "Text",
+    "TextEmbedder",
     "TextFacts",
     "TokenLogprob",
     "Tool",

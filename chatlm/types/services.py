@@ -45,6 +45,23 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
+class TextEmbedder(Protocol):
+    """Maps texts to vectors, near each other for texts of similar meaning."""
+
+    def embed(self, texts: Sequence[str], progress: Callable[[int, int], None]) -> Any:
+        """Return an array of float32 with shape (texts, dimensions), whose rows have length 1.
+
+        Args:
+            texts: in any order.
+            progress: called with the number of texts done and that of all.
+
+        Raises:
+            ChatlmError: the embedding model is not on this machine or cannot be loaded.
+        """
+        ...
+
+
+@runtime_checkable
 class Adapters(Protocol):
     """Finds LoRA adapters."""
 
@@ -134,6 +151,7 @@ SERVICES: Mapping[str, type] = {
     "adapters": Adapters,
     "judge": Judge,
     "ratings": Ratings,
+    "embedder": TextEmbedder,
     "tool_servers": ToolServers,
 }
 """The names of these services, each with its protocol. Plugins may offer others."""

@@ -1,4 +1,4 @@
-"""/autocomplete, and what the hooks of the screen do."""
+"""/autocomplete and /bpe, and what the hooks of the screen do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from chatlm_lab.settings import Settings
 
 if TYPE_CHECKING:
     from chatlm_lab.autocomplete import Autocomplete
+
+MERGES = "bpe"
+"""Name of the screen that shows merges, and of its command."""
 
 _lock = Lock()
 _running: list[Autocomplete] = []
@@ -28,6 +31,24 @@ def register(register: Callable[[SlashCommand], None]) -> None:
             argument="[on|off]",
         )
     )
+    register(
+        SlashCommand(
+            MERGES, "watch BPE merge on the texts of this chat", show_merges, argument="[TEXT]"
+        )
+    )
+
+
+def show_merges(ui: Ui, text: str) -> None:
+    """Open the card that shows BPE merging.
+
+    Raises:
+        UsageError: there is no text.
+    """
+    if not text.strip() and not any(each.text for each in ui.conversation.messages()):
+        raise UsageError(
+            "This chat has no text yet.", hint="Give some: /bpe the cat and the hat and the bat"
+        )
+    ui.open_screen(MERGES, text)
 
 
 def set_autocomplete(ui: Ui, argument: str) -> None:

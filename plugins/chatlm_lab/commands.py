@@ -1,4 +1,4 @@
-"""`chatlm lab`: train, list, show, remove and eval."""
+"""`chatlm lab`: train, list, show, remove and eval; the group of its other commands."""
 
 from __future__ import annotations
 
@@ -11,27 +11,11 @@ import click
 
 from chatlm import dump_json, escape_controls, human_bytes
 from chatlm.plugin_kit.options import complete_names, json_option
+from chatlm_lab.options import data_option, model_names, name_argument
+from chatlm_lab.tokenizer_command import tokenizer
 
 if TYPE_CHECKING:
     from chatlm_lab.evaluation import Evaluation
-
-
-def _model_names() -> list[str]:
-    from chatlm_lab.models import LAB_MODELS
-
-    return [place.name for place in LAB_MODELS.all()]
-
-
-_name = click.argument("name", shell_complete=complete_names(_model_names))
-
-_data = click.option(
-    "--data",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help='Text files, folders of them, or lines of {"text": …} (.jsonl). Repeatable.',
-)
 
 
 @click.group()
@@ -42,12 +26,15 @@ def lab() -> None:
     """
 
 
+lab.add_command(tokenizer)
+
+
 @lab.command()
 @click.argument("name")
 @click.option(
     "--arch", type=click.Choice(["ngram"]), default="ngram", show_default=True, help="Architecture."
 )
-@_data
+@data_option
 @click.option("--order", type=int, default=5, show_default=True, help="Longest n-grams, in tokens.")
 @click.option(
     "--smoothing",
@@ -191,7 +178,7 @@ def list_models(as_json: bool) -> None:
 
 
 @lab.command()
-@_name
+@name_argument
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show a model's card.
@@ -209,7 +196,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 @lab.command()
-@_name
+@name_argument
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(name: str, yes: bool) -> None:
     """Delete a model.
@@ -227,8 +214,8 @@ def remove(name: str, yes: bool) -> None:
 
 
 @lab.command("eval")
-@click.argument("names", nargs=-1, required=True, shell_complete=complete_names(_model_names))
-@_data
+@click.argument("names", nargs=-1, required=True, shell_complete=complete_names(model_names))
+@data_option
 @click.option(
     "--smoothing",
     type=click.Choice(["kneser-ney", "backoff", "laplace"]),

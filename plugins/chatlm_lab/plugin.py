@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from chatlm import hookimpl
+from chatlm import PluginScreen, hookimpl
 from chatlm_lab import PLUGIN, actions
 from chatlm_lab.settings import Settings
 
 if TYPE_CHECKING:
+    from textual.screen import Screen
+
     from chatlm import Commands, Engine, EngineOpener, ModelListing, SlashCommand, Turn, Ui
 
 __all__ = ["Settings"]
@@ -45,8 +47,14 @@ def list_models() -> list[ModelListing]:
 
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
-    """Add `/autocomplete`."""
+    """Add `/autocomplete` and `/bpe`."""
     actions.register(register)
+
+
+@hookimpl
+def register_screens(register: Callable[[PluginScreen], None]) -> None:
+    """Add the card that shows BPE merging."""
+    register(PluginScreen(actions.MERGES, _open_merges))
 
 
 @hookimpl
@@ -77,6 +85,14 @@ def suggest_text(text: str) -> str | None:
 def shutdown() -> None:
     """Forget what was learned."""
     actions.close()
+
+
+def _open_merges(ui: Ui, text: str) -> Screen[Any]:
+    from chatlm_lab.screens.merges import MAX_TRAINING_CHARACTERS, LabMergesCard
+
+    texts = [each.text for each in ui.conversation.messages()]
+    whole = "\n".join([text, *reversed(texts)])[:MAX_TRAINING_CHARACTERS]
+    return LabMergesCard([whole], text or texts[-1])
 
 
 def _open_engine(name: str) -> Engine:

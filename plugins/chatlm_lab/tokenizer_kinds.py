@@ -94,17 +94,22 @@ def _byte_vocabulary() -> dict[str, int]:
 
 def _byte_level(model: Any, pattern: str) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = byte_level(pattern)
     tokenizer.decoder = decoders.ByteLevel()
     if model.token_to_id("a") is not None:  # a trainer adds its own
         tokenizer = _with_end_first(tokenizer)
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def byte_level(pattern: str) -> Any:
+    """Return what splits a text by a pattern and writes the bytes of each part as letters."""
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def _with_end_first(tokenizer: Tokenizer) -> Tokenizer:
@@ -179,7 +184,7 @@ def _table_encoder(tokenizer: Tokenizer, kind: TokenizerKind) -> Callable[[str],
         # one byte is one token, but most bytes are no text by themselves
         letters = json.loads(tokenizer.to_str())["model"]["vocab"]
         table = np.zeros(256, np.uint32)
-        for letter, byte in _bytes_of_letters().items():
+        for letter, byte in bytes_of_letters().items():
             table[byte] = letters[letter]
         return lambda text: table[np.frombuffer(text.encode(), np.uint8)]
     vocabulary = tokenizer.get_vocab()
@@ -190,7 +195,7 @@ def _table_encoder(tokenizer: Tokenizer, kind: TokenizerKind) -> Callable[[str],
     return lambda text: table[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
 
 
-def _bytes_of_letters() -> dict[str, int]:
+def bytes_of_letters() -> dict[str, int]:
     """Return the byte of each letter of a byte-level vocabulary, as GPT-2 assigns them."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printed]
