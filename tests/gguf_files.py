@@ -72,9 +72,9 @@ def save_gguf(
     folder = save_original(path.parent / "original", variant)
     config = transformers.AutoConfig.from_pretrained(folder)
     writer = GGUFWriter(path, original.architecture, split_max_tensors=part_tensors)
-    for key, value in (_settings(original, config.to_dict()) | dict(changes or {})).items():
+    for key, value in (file_settings(original, config.to_dict()) | dict(changes or {})).items():
         if value is not None:
-            _add(writer, f"{original.architecture}.{key}", value)
+            add_setting(writer, f"{original.architecture}.{key}", value)
     for key, text in (general or {}).items():
         writer.add_string(f"general.{key}", text)
     (tokenizer or write_vocabulary)(writer)
@@ -225,7 +225,8 @@ def byte_alphabet() -> list[str]:
     return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
 
 
-def _settings(original: Original, config: Mapping[str, Any]) -> Metadata:
+def file_settings(original: Original, config: Mapping[str, Any]) -> Metadata:
+    """Return what a file says of an original with this configuration in transformers."""
     rope = config["rope_parameters"]
     rope = rope.get("full_attention", rope)
     epsilons = ("rms_norm_eps", "norm_eps", "layer_norm_eps")
@@ -242,7 +243,8 @@ def _settings(original: Original, config: Mapping[str, Any]) -> Metadata:
     }
 
 
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+def add_setting(writer: GGUFWriter, key: str, value: Any) -> None:
+    """Write a setting with its whole key."""
     match value:
         case bool():
             writer.add_bool(key, value)

@@ -79,8 +79,16 @@ def smolvlm() -> tuple[Any, Any]:
     return transformers.SmolVLMForConditionalGeneration(config), processor
 
 
-def lfm2_vl() -> tuple[Any, Any]:
-    """LFM2-VL: convolutions between layers with attention; large images in tiles."""
+def lfm2_vl(
+    *, image_tokens: tuple[int, int] = (4, 16), positions: int = 64, tile_size: int = 32
+) -> tuple[Any, Any]:
+    """LFM2-VL: convolutions between layers with attention; large images in tiles.
+
+    Args:
+        image_tokens: the fewest and the most of a whole image.
+        positions: of patches that the encoder knows.
+        tile_size: in pixels.
+    """
     tokenizer = make_tokenizer(
         {
             "bos_token": "<|startoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>",
@@ -102,15 +110,16 @@ def lfm2_vl() -> tuple[Any, Any]:
         },
         vision_config={
             "model_type": "siglip2_vision_model", "hidden_size": 32, "intermediate_size": 48,
-            "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 4, "num_patches": 64,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 4,
+            "num_patches": positions,
         },
         projector_hidden_size=40,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
     processor = transformers.Lfm2VlProcessor(
         transformers.Lfm2VlImageProcessor(
-            encoder_patch_size=4, tile_size=32, min_image_tokens=4, max_image_tokens=16,
-            max_tiles=4,
+            encoder_patch_size=4, tile_size=tile_size, min_image_tokens=image_tokens[0],
+            max_image_tokens=image_tokens[1], max_tiles=4,
         ),
         tokenizer,
         chat_template=LFM_TEMPLATE,
@@ -166,12 +175,13 @@ def _mistral(text: dict[str, Any]) -> tuple[Any, Any]:
     return transformers.Mistral3ForConditionalGeneration(config), processor
 
 
-def gemma4(*, both_directions: bool = False) -> tuple[Any, Any]:
+def gemma4(*, both_directions: bool = False, image_tokens: int = 70) -> tuple[Any, Any]:
     """Gemma 4: embeddings for each layer, shared keys and values, layers with windows.
 
     Args:
         both_directions: whether the tokens of an image see each other in both directions, as in the
             larger models.
+        image_tokens: the most of an image.
     """
     from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
@@ -215,7 +225,7 @@ def gemma4(*, both_directions: bool = False) -> tuple[Any, Any]:
     )  # fmt: skip
     processor = transformers.Gemma4Processor(
         transformers.Gemma4AudioFeatureExtractor(),
-        Gemma4ImageProcessorPil(patch_size=4, pooling_kernel_size=2, max_soft_tokens=70),
+        Gemma4ImageProcessorPil(patch_size=4, pooling_kernel_size=2, max_soft_tokens=image_tokens),
         tokenizer,
         transformers.Gemma4VideoProcessor(),
         chat_template=GEMMA4_TEMPLATE,

@@ -178,11 +178,15 @@ def gemma3(text: Mapping[str, Any]) -> tuple[Any, Any]:
     return model, processor
 
 
-def qwen2_5_vl(text: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Qwen 2.5 VL: as many tokens as the image is large, at positions in three dimensions."""
-    return _qwen(
-        "Qwen2_5_VL", {"out_hidden_size": 48, "fullatt_block_indexes": [1], "window_size": 28}, text
-    )
+def qwen2_5_vl(text: Mapping[str, Any], *, window_size: int = 28) -> tuple[Any, Any]:
+    """Qwen 2.5 VL: as many tokens as the image is large, at positions in three dimensions.
+
+    Args:
+        text: changes of the sizes of the part for text.
+        window_size: of the encoder's attention, in pixels.
+    """
+    vision = {"out_hidden_size": 48, "fullatt_block_indexes": [1], "window_size": window_size}
+    return _qwen("Qwen2_5_VL", vision, text)
 
 
 def qwen3_vl(text: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from textual.reactive import reactive
 
 from chatlm.chat.deletion import empty_trash
 from chatlm.chat.first_start import FirstOffer, remember_choice, unfinished_choice
+from chatlm.chat.opened_images import OpenedImages
 from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.config import paths
@@ -111,6 +112,7 @@ class ChatApp(GuardedApp):
             open_engine,
             EngineLoader(open_engine, lambda state: self.post_message(EngineChanged(state))),
             self._publish_engine_state,
+            OpenedImages(paths.data_dir() / "opened"),
             clock,
             resources=Resources.of_plugins(plugins),
             graphics=graphics,
@@ -156,9 +158,11 @@ class ChatApp(GuardedApp):
             self.chat_screen.download_line.start(name)
 
     def _start_background_work(self) -> None:
-        """Load the model and empty the trash, after the first paint."""
+        """Load the model, empty the trash and clean up after a crash, after the first paint."""
         self.services.load_engine(self.services.config.model)
         self.run_worker(self._empty_trash, thread=True, group="trash")
+        opened = self.services.opened_images
+        self.run_worker(opened.remove_left_behind, thread=True, group="trash")
         if self._resumes_downloads and (name := unfinished_choice()):
             self.chat_screen.download_line.start(name)
 
@@ -198,9 +202,10 @@ class ChatApp(GuardedApp):
             self.chat_screen.chat.view.toast(error)
 
     def on_unmount(self) -> None:
-        """Stop all threads."""
+        """Stop all threads, and remove what was written for other programs."""
         self.services.engine.cancel()
         self.chat_screen.chat.turns.stop()
+        self.services.opened_images.remove()
 
     async def action_quit(self) -> None:
         """Quit, unless the user wants to stay in an incognito chat."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from chatlm.chat.opened_images import OpenedImages
 from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.chat.session import ChatSession
@@ -103,6 +104,8 @@ class Services:
     """The engine of the program."""
     publish_engine_state: Callable[[EngineState], object]
     """Called with every new engine state."""
+    opened_images: OpenedImages
+    """Copies of images for other programs."""
     clock: Callable[[], float]
     """Monotonic seconds."""
     now: Callable[[], datetime] = utc_now

@@ -23,7 +23,7 @@ MAX_EMBEDDING_BYTES = 256 * 2**20
 """Limit of the encoded images that are kept, so that one of an earlier turn is not read again."""
 
 MAX_CHUNK_TOKENS = 512
-"""Maximum tokens of a piece of an image, all of which are computed at once."""
+"""Maximum tokens of an image that are computed at once, as all that see each other must be."""
 
 _TEXT = 0
 """Type of a chunk of mtmd; other numbers are images and sounds."""
@@ -31,18 +31,30 @@ _TEXT = 0
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the prompts of a family have images."""
+    """How prompts of a family have images: the tokens of an image itself, between tiles and at the
+    ends of rows, come from mtmd, but it does not know what the chat template writes."""
 
     placeholder: str
     """The token that the chat template writes for an image."""
-    feature: str
-    """The token in whose place the model reads an image."""
+    feature: str = ""
+    """The token in whose place the model reads an image; empty if it is the placeholder."""
     around: str = ""
     """Text before and after the tokens of an image, which mtmd leaves out."""
+    template_has_ends: bool = False
+    """Whether the template itself writes the tokens before and after an image that mtmd adds."""
 
+
+_QWEN = Placement("<|image_pad|>", template_has_ends=True)
 
 PLACEMENTS: dict[str, Placement] = {
-    "gemma3": Placement("<start_of_image>", "<image_soft_token>", "\n\n"),
+    "gemma3": Placement("<start_of_image>", "<image_soft_token>", around="\n\n"),
+    "gemma4v": Placement("<|image|>"),
+    "idefics3": Placement("<image>"),
+    "lfm2": Placement("<image>"),
+    "pixtral": Placement("[IMG]"),
+    "qwen2vl_merger": _QWEN,
+    "qwen2.5vl_merger": _QWEN,
+    "qwen3vl_merger": _QWEN,
 }
 """By the type of the projector in an mmproj file; those whose prompts are proven by tests."""
 
@@ -67,7 +79,8 @@ def open_images(
     if placement is None:
         raise Unsupported(
             f"{path.name} is of the type {projector or 'unknown'}, for which chatlm does not know "
-            "which tokens stand for an image; the model's safetensors run with transformers"
+            "what the chat template writes for an image; the model's safetensors run with "
+            "transformers"
         )
     mtmd = load_mtmd()
     params = mtmd.mtmd_context_params_default()
@@ -82,8 +95,6 @@ def open_images(
     context = Owned(pointer, mtmd.mtmd_free, model)
     if not mtmd.mtmd_support_vision(pointer):
         raise Unsupported(f"{path.name} does not read images")
-    if mtmd.mtmd_decode_use_mrope(pointer):
-        raise Unsupported(f"{path.name} is for positions in three dimensions")
     return LlamaImages(api, mtmd, model, context, placement)
 
 
@@ -93,6 +104,9 @@ class ImagePiece:
     place."""
 
     tokens: int
+    positions: int
+    """By which the position of the next token is higher than that of the first; fewer than tokens
+    where they have rows and columns."""
     chunk: Owned
     embeddings: NDArray[np.float32]
     """(tokens, width of the model)."""
@@ -118,11 +132,12 @@ class LlamaImages:
         self._api = api
         self.mtmd = mtmd
         self._vocabulary = api.llama_model_get_vocab(model.pointer)
-        self._width = int(api.llama_model_n_embd(model.pointer))
+        self._width = int(api.llama_model_n_embd_inp(model.pointer))
         self.context = context
         self._placement = placement
         self.placeholder = placement.placeholder
-        self.feature_id = self._token_id(placement.feature)
+        self._feature = placement.feature or placement.placeholder
+        self.feature_id = self._token_id(self._feature)
         self._token_id(placement.placeholder)
         self.chat_template: str | None = None
         """The tokenizer's own."""
@@ -177,7 +192,8 @@ class LlamaImages:
 
     def _encode_chunk(self, chunk: tuple[Any, int], chunks: Owned) -> ImagePiece:
         pointer, tokens = chunk
-        if tokens > MAX_CHUNK_TOKENS:
+        at_once = self.mtmd.mtmd_decode_use_non_causal(self.context.pointer, pointer)
+        if at_once and tokens > MAX_CHUNK_TOKENS:
             raise UsageError(
                 f"An image takes {tokens:,} tokens at once, more than {MAX_CHUNK_TOKENS}",
                 hint="Attach a smaller image.",
@@ -189,17 +205,20 @@ class LlamaImages:
             values = self.mtmd.mtmd_get_output_embd(self.context.pointer)
             shape = (tokens, self._width)
             embeddings = np.ctypeslib.as_array(values, shape).astype(np.float32, copy=True)
-        return ImagePiece(tokens, Owned(pointer, _freed_with_its_list, chunks), embeddings)
+        positions = int(self.mtmd.mtmd_input_chunk_get_n_pos(pointer))
+        kept = Owned(pointer, _freed_with_its_list, chunks)
+        return ImagePiece(tokens, positions, kept, embeddings)
 
     def _expand(self, width: int, height: int) -> str:
         """Replace a placeholder; it depends on the size of an image alone, not on its content."""
-        feature, around = self._placement.feature, self._placement.around
         chunks = self._tokenize(width, height, bytes(3 * width * height))
-        inside = "".join(
-            feature * tokens if tokens else self._text_of(pointer)
+        texts = [
+            self._feature * tokens if tokens else self._text_of(pointer)
             for pointer, tokens in self._chunks(chunks)
-        )
-        return f"{around}{inside}{around}"
+        ]
+        if self._placement.template_has_ends:
+            texts = texts[1:-1]
+        return "".join([self._placement.around, *texts, self._placement.around])
 
     def _tokenize(self, width: int, height: int, rgb: bytes) -> Owned:
         """Return mtmd's chunks of an image and the text around it."""
@@ -234,6 +253,8 @@ class LlamaImages:
         buffer = ctypes.create_string_buffer(256)
         text = b""
         for index in range(count.value):
+            if ids[index] < 0:
+                raise RuntimeError("the vocabulary lacks a token that mtmd writes beside images")
             size = self._api.llama_token_to_piece(
                 self._vocabulary, ids[index], buffer, len(buffer), 0, True
             )

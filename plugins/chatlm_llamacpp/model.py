@@ -120,6 +120,12 @@ class LlamaCppModel:
         if mmproj is None:
             return None, ()
         try:
+            if mmproj.projector == "gemma4v" and self._has_layer_embeddings:
+                raise Unsupported(
+                    "in the small models of Gemma 4 the tokens of an image see only those before "
+                    "them, in one direction, while llama.cpp lets them see each other; the model's "
+                    "safetensors run with transformers"
+                )
             return (
                 open_images(
                     self._api,
@@ -138,6 +144,11 @@ class LlamaCppModel:
         """Return llama.cpp's name of the number format of the weights, such as Q4_K - Medium."""
         name: bytes = self._api.llama_ftype_name(self._api.llama_model_ftype(pointer))
         return name.decode()
+
+    @property
+    def _has_layer_embeddings(self) -> bool:
+        width = self._metadata(f"{self._architecture}.embedding_length_per_layer_input")
+        return width not in ("", "0")
 
     @property
     def _architecture(self) -> str:

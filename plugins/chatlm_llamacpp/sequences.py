@@ -55,6 +55,9 @@ class LlamaCache:
     def __init__(self, context: LlamaContext, adapter: Owned | None) -> None:
         self.adapter = adapter
         self.length = 0
+        self.folded: list[tuple[int, int, int]] = []
+        """Pieces of images with fewer positions than tokens: the index of the first token, that
+        after the last, and by how many."""
         self.slot: int | None = None
         """Its number in the context; None while it is outside."""
         self.state: bytearray | None = None
@@ -74,8 +77,13 @@ class LlamaCache:
         return self._context.decode([self], [ids])
 
     def truncate(self, length: int) -> int:
-        """Drop all tokens after the first `length`, or all where the model's memory requires it."""
+        """Drop all tokens after the first `length`, or more where the model's memory requires it;
+        return the number of those that are kept."""
         return self._context.truncate(self, length)
+
+    def position(self, length: int) -> int:
+        """Return the position of the token after the first `length`."""
+        return length - sum(fewer for _, stop, fewer in self.folded if stop <= length)
 
 
 class LlamaContext:
@@ -179,7 +187,7 @@ class LlamaContext:
             self._pointer,
             piece.chunk.pointer,
             piece.embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-            cache.length,
+            cache.position(cache.length),
             slot,
             self._batch_tokens,
             ctypes.byref(end),
@@ -189,9 +197,11 @@ class LlamaContext:
         if status != 0:
             kind = MemoryError if status == -2 else RuntimeError
             raise kind(f"mtmd_helper_decode_image_chunk returned {status}")
-        if end.value != cache.length + piece.tokens:
-            raise RuntimeError("an image has fewer positions than tokens")
-        cache.length = end.value
+        if end.value != cache.position(cache.length) + piece.positions:
+            raise RuntimeError("an image has other positions than mtmd says")
+        start, cache.length = cache.length, cache.length + piece.tokens
+        if piece.positions != piece.tokens:
+            cache.folded.append((start, cache.length, piece.tokens - piece.positions))
 
     @property
     def _batch_tokens(self) -> int:
@@ -215,7 +225,7 @@ class LlamaContext:
         batch = self._batch.pointer
         index = 0
         for (cache, ids), slot in zip(inputs, slots, strict=True):
-            for position, token in enumerate(ids, cache.length):
+            for position, token in enumerate(ids, cache.position(cache.length)):
                 batch.token[index] = token
                 batch.pos[index] = position
                 batch.n_seq_id[index] = 1
@@ -240,21 +250,25 @@ class LlamaContext:
         """
         if length >= cache.length:
             return cache.length
+        # an image whose tokens share positions goes as a whole
+        length = min([length, *(start for start, stop, _ in cache.folded if start < length < stop)])
         if length and self._remove_tokens(cache, length):
             cache.length = length
+            cache.folded = [each for each in cache.folded if each[1] <= length]
             return length
         if cache.slot is not None:
             self._free_slot(cache.slot)
-        cache.slot, cache.state, cache.length = None, None, 0
+        cache.slot, cache.state, cache.length, cache.folded = None, None, 0, []
         return 0
 
     def _remove_tokens(self, cache: LlamaCache, length: int) -> bool:
         (slot,) = self._bring_inside([cache])
+        position = cache.position(length)
         window = self._api.llama_model_n_swa(self._model.pointer)
         first = self._api.llama_memory_seq_pos_min(self._memory, slot)
-        if window and first > max(0, length - window + 1):  # what the next token sees is gone
+        if window and first > max(0, position - window + 1):  # what the next token sees is gone
             return False
-        return bool(self._api.llama_memory_seq_rm(self._memory, slot, length, -1))
+        return bool(self._api.llama_memory_seq_rm(self._memory, slot, position, -1))
 
     def forget_adapter(self, adapter: Owned) -> None:
         """Take an adapter out of the context before it is freed."""

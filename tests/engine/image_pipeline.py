@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,15 @@ def ready(events: list[EngineEvent]) -> PromptReady:
 
 
 class Pipeline:
-    """transformers' own way from a chat to logits."""
+    """transformers' own way from a chat to logits.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the model.
+        images: bytes by hash.
+    """
+
+    def __init__(self, folder: Path, images: Mapping[str, bytes] = BYTES) -> None:
+        self.images = images
         self.processor = load_processor(folder)
         self.model = transformers.AutoModelForImageTextToText.from_pretrained(
             folder, dtype=torch.float32
@@ -77,7 +84,7 @@ class Pipeline:
             {
                 "role": message.role,
                 "content": [
-                    {"type": "image", "image": PIL.Image.open(io.BytesIO(BYTES[part.sha256]))}
+                    {"type": "image", "image": PIL.Image.open(io.BytesIO(self.images[part.sha256]))}
                     if isinstance(part, Image)
                     else {"type": "text", "text": part.text}
                     for part in message.parts

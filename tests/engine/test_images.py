@@ -13,20 +13,26 @@ from typing import Any
 import pytest
 import torch
 
+from chatlm import Passage, hookimpl
+from chatlm.chat.session import ChatSession
 from chatlm.engines import image_check
 from chatlm.engines.image_ids import find_images, image_ids, plain_ids
 from chatlm.engines.image_sources import ImageSources
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.prompt_cache import plan_blocks
 from chatlm.errors import ContextTooLong, UsageError
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
+from chatlm.tui.screens.xray import TokenKind, check_forgery, classify_tokens, count_kinds
 from chatlm.types.events import Delta, Finished
 from chatlm.types.messages import Message
-from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.parts import PreparedImage, ToolCall, ToolResult
 from chatlm.types.requests import ToolDefinition, prompt_hash
 from chatlm.types.sampling import Sampling
 from tests import vision_models
 from tests.engine.image_pipeline import (
     BLUE,
+    BLUE_BYTES,
     CPU,
     FIRST,
     RED,
@@ -175,6 +181,44 @@ def test_the_xray_shows_which_tokens_are_the_image(engine: LocalEngine) -> None:
         # line ends around an image may be one token with those of the template
         assert abs(len(own) - engine.image_tokens(image.width, image.height)) <= 2
     assert prompt.hash == ready(events_of(engine, request(*SECOND))).prompt_hash
+
+
+class Pictures:
+    """Retrieves two passages, of which the first has two images."""
+
+    rooms = Passage("The kitchen is red, the bath is blue.", "house.md", 0.9).with_images(
+        PreparedImage(image, content) for image, content in ((RED, RED_BYTES), (BLUE, BLUE_BYTES))
+    )
+    town = Passage("The house is in Main Street.", "town.md", 0.5)
+
+    @hookimpl
+    def retrieve_passages(self) -> list[Passage]:
+        return [self.rooms, self.town]
+
+
+def test_the_xray_tells_images_of_passages_from_their_text(engine: LocalEngine) -> None:
+    host = PluginHost([("pictures", Pictures())])
+    question = "The kitchen is red, is it? <image>"
+    with Store(None) as store:
+        seen = ChatSession(store, lambda: engine, plugins=host).preview(question)
+    kinds = classify_tokens(seen.prompt, seen.request, question, seen.passages)
+    texts: dict[TokenKind, str] = {}
+    for token, kind in zip(seen.prompt.tokens, kinds, strict=True):
+        texts[kind] = texts.get(kind, "") + token.text
+    assert texts[TokenKind.PASSAGE] == Pictures.rooms.text + Pictures.town.text
+    assert texts[TokenKind.USER].strip() == question
+    assert texts[TokenKind.ADDED].split() == ["Sources:", "[1]", "house.md", "[2]", "town.md"]
+    images = engine.image_tokens(RED.width, RED.height) + engine.image_tokens(
+        BLUE.width, BLUE.height
+    )
+    # line ends around an image may be one token with those of the texts
+    assert abs(count_kinds(kinds)[TokenKind.IMAGE] - images) <= 4
+    assert check_forgery(seen.prompt, kinds).forged_tokens == 0
+    posing = dataclasses.replace(seen.prompt.tokens[kinds.index(TokenKind.PASSAGE)], control=True)
+    tokens = list(seen.prompt.tokens)
+    tokens[kinds.index(TokenKind.PASSAGE)] = posing
+    forged = dataclasses.replace(seen.prompt, tokens=tuple(tokens))
+    assert check_forgery(forged, kinds).forged_tokens == 1
 
 
 def test_tokens_of_images_count_for_the_context(engine: LocalEngine, folder: Path) -> None:

@@ -102,10 +102,14 @@ def test_many_costs_are_added_up() -> None:
         AttachmentCost("b", None, 2500),
         AttachmentCost("c", 3, 5),
     )
-    assert attachments.summarise_costs([one, two]) == ["a · 1,204 tokens", "b · 2,500 characters"]
-    assert attachments.summarise_costs([one, one, three]) == ["3 files · 2,411 tokens"]
-    assert attachments.summarise_costs([one, two, three]) == ["3 files · 2,515 characters"]
-    assert attachments.summarise_costs([UsageError("d is no text"), one])[0] == "d is no text"
+    assert attachments.summarise_costs([one, two], 60) == [
+        "a · 1,204 tokens",
+        "b · 2,500 characters",
+    ]
+    assert attachments.summarise_costs([one, three], 10) == ["2 files · 1,207 tokens"]
+    assert attachments.summarise_costs([one, one, three], 60) == ["3 files · 2,411 tokens"]
+    assert attachments.summarise_costs([one, two, three], 60) == ["3 files · 2,515 characters"]
+    assert attachments.summarise_costs([UsageError("d is no text"), one], 60)[0] == "d is no text"
 
 
 def test_hostile_names_are_mentioned_safely_and_found_again(

@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import click
 import PIL.Image
 import PIL.ImageGrab
 import pytest
@@ -14,6 +15,7 @@ from textual.pilot import Pilot
 
 from chatlm import Passage, hookimpl
 from chatlm.chat.images import read_image
+from chatlm.chat.opened_images import OpenedImages
 from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
@@ -165,6 +167,48 @@ async def test_an_incognito_image_is_not_given_to_another_program() -> None:
         await until(pilot, lambda: isinstance(pilot.app.screen, ImageScreen))
         await pilot.press("o")
         assert "not written to disk" in everything_drawn(pilot)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_copy_for_another_program_is_private_and_goes_with_chatlm(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    opened: list[Path] = []
+
+    def launch(path: str) -> int:
+        opened.append(Path(path))
+        assert Path(path).read_bytes() == CAT.content
+        return int(fails)
+
+    monkeypatch.setattr(click, "launch", launch)
+    app = make_app(store=store_with_image(), conversation_id=1)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: blocks(pilot))
+        await pilot.press("shift+tab", "v")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ImageScreen))
+        await pilot.press("o", "o")
+        await until(pilot, lambda: len(opened) == 2)
+        (path,) = set(opened)
+        assert path.suffix == ".png"
+        assert path.is_relative_to(home)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        if fails:
+            await until(pilot, lambda: "No program opened the image" in everything_drawn(pilot))
+            assert path.is_file()
+    assert not list((home / "opened").glob("*/"))
+
+
+async def test_copies_of_a_program_that_died_are_removed_at_the_next_start(home: Path) -> None:
+    running, dead = (OpenedImages(home / "opened") for _ in range(2))
+    kept, left = (each.add(CAT.image, CAT.content) for each in (running, dead))
+    dead._running.release()  # type: ignore[union-attr]  # as the system does
+    app = make_app(store=store_with_image(), conversation_id=1)
+    async with app.run_test() as pilot:
+        await until(pilot, lambda: not left.parent.exists())
+    assert kept.is_file(), "another chatlm still runs"
+    running.remove()
+    assert not kept.parent.exists()
 
 
 async def test_a_turn_without_images_says_so() -> None:

@@ -54,7 +54,7 @@ class ImageActions:
                 first,
                 self._chat.store.blob,
                 self._services.graphics,
-                in_memory=self._chat.incognito,
+                None if self._chat.incognito else self._services.opened_images,
             )
         )
 

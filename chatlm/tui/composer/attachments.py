@@ -290,12 +290,18 @@ def read_attachments(attachments: Iterable[Attachment], sources: Sources) -> Att
     return join_attached(file.read(sources) for file in once.values())
 
 
-def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError]) -> list[str]:
-    """Return short texts of the costs; more than two are summed up."""
+def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError], width: int) -> list[str]:
+    """Return short texts of the costs.
+
+    Args:
+        costs: of all files.
+        width: in characters; more than two files are summed up, and two that are too long for it.
+    """
     costs = list(costs)
     known = [cost for cost in costs if isinstance(cost, AttachmentCost)]
     failed = [cost.message for cost in costs if isinstance(cost, ChatlmError)]
-    if len(known) > 2:
+    length = sum(len(str(cost)) + 3 for cost in known)
+    if len(known) > 2 or (len(known) == 2 and length > width):
         tokens = [cost.tokens for cost in known if cost.tokens is not None]
         whole = sum(tokens) if len(tokens) == len(known) else None
         known = [
@@ -431,8 +437,13 @@ class Attachments:
                 self._start_counting(file, tell=mention == attached)
         self._on_changed()
 
-    def notes(self, text: str) -> list[str]:
-        """Return short texts about the files that a text still mentions."""
+    def notes(self, text: str, width: int) -> list[str]:
+        """Return short texts about the files that a text still mentions.
+
+        Args:
+            text: the text.
+            width: see `summarise_costs`.
+        """
         mentions = [mention for mention in self._files if mention in text]
         costs = [self._costs[mention] for mention in mentions if mention in self._costs]
         names = [
@@ -443,8 +454,16 @@ class Attachments:
         on_web = [name for name in names if is_web_address(name)]
         names = [name for name in names if name not in on_web]
         reading = names if len(names) < 2 else [f"{len(names)} files"]
-        notes = summarise_costs(costs) + [f"reading {what}…" for what in reading]
+        notes = summarise_costs(costs, width) + [f"reading {what}…" for what in reading]
         return notes + ["read from the web when it is sent"] * bool(on_web)
+
+    def has_problem(self, text: str) -> bool:
+        """Return whether a file that a text still mentions cannot be attached."""
+        return any(
+            isinstance(self._costs.get(mention), ChatlmError)
+            for mention in self._files
+            if mention in text
+        )
 
     def outgoing_message(self, text: str, unfold: Callable[[str], str]) -> OutgoingMessage:
         """Return the message that a text stands for.

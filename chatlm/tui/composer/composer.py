@@ -92,6 +92,7 @@ class Composer(DraftArea):
         scrollbar-size-vertical: 1;
         border-title-color: $text-warning;
         border-subtitle-color: $text-muted;
+        &.-problem { border-subtitle-color: $text-warning; }
 
         &:focus { border: round $primary; }
         &.-incognito { border: round $warning 60%; }
@@ -396,6 +397,7 @@ class Composer(DraftArea):
         notes = Content(" │ ").join(self._border_notes())
         if notes.markup != (self.border_subtitle or ""):
             self.border_subtitle = notes
+        self.set_class(self._attachments.has_problem(self.text), "-problem")
 
     def _border_notes(self) -> list[Content]:
         keys, text = commands.key_of, self.text
@@ -413,7 +415,7 @@ class Composer(DraftArea):
             notes.append(HINT_GAP.join((*acts, hint(keys("stop"), leaves))))
         if self.busy:
             notes.append(HINT_GAP.join((Content("sending…"), hint(keys("stop"), "cancel"))))
-        notes += map(Content, self._attachments.notes(text))
+        notes += map(Content, self._attachments.notes(text, self.size.width - 2))
         if self.suggestion:
             notes.append(HINT_GAP.join((hint("tab", "accept"), hint("→", "accept a word"))))
         if self.has_folds:

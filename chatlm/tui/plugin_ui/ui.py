@@ -218,7 +218,7 @@ class PluginUi:
                 0,
                 contents.__getitem__,
                 self._host.services.graphics,
-                in_memory=self._chat.incognito,
+                None if self._chat.incognito else self._host.services.opened_images,
             )
         )
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import click
@@ -18,6 +16,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from chatlm.chat.opened_images import OpenedImages
 from chatlm.errors import UsageError
 from chatlm.tui.formatting import describe_part
 from chatlm.tui.graphics import Graphics
@@ -27,8 +26,6 @@ from chatlm.types.parts import Image
 
 if TYPE_CHECKING:
     import PIL.Image
-
-_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class ImageScreen(Card[None]):
         first: index of the one to show first.
         read: returns the bytes of an image by its hash; called in a thread.
         graphics: how the terminal draws images.
-        in_memory: whether they must not be written to disk.
+        opened: writes copies for other programs; None if images must not be written to disk.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -76,15 +73,14 @@ class ImageScreen(Card[None]):
         first: int,
         read: Callable[[str], bytes],
         graphics: Graphics,
-        *,
-        in_memory: bool,
+        opened: OpenedImages | None,
     ) -> None:
         super().__init__()
         self._images = images
         self._index = first
         self._read = read
         self._graphics = graphics
-        self._in_memory = in_memory
+        self._opened = opened
 
     @property
     def image(self) -> Image:
@@ -150,7 +146,7 @@ class ImageScreen(Card[None]):
 
     def action_open_outside(self) -> None:
         """Open the image in the program that the system has for it."""
-        if self._in_memory:
+        if self._opened is None:
             self.show_error(
                 UsageError(
                     "Images of an incognito chat are not written to disk, so no other program can "
@@ -158,18 +154,17 @@ class ImageScreen(Card[None]):
                 )
             )
             return
-        self.start_work(partial(self._open, self.image))
+        self.start_work(partial(self._open, self.image, self._opened))
 
-    def _open(self, image: Image) -> Generator[object, None, None]:
-        folder = Path(tempfile.mkdtemp(prefix="chatlm-image-"))
-        path = folder / f"image{_SUFFIXES.get(image.media_type, '')}"
-        path.write_bytes(self._read(image.sha256))
+    def _open(self, image: Image, opened: OpenedImages) -> Generator[object, None, None]:
+        path = opened.add(image, self._read(image.sha256))
         try:
             failed = click.launch(str(path))
         except (OSError, subprocess.SubprocessError):
             failed = 1
         if failed:
             raise UsageError(
-                "No program opened the image", hint=f"It is in {path}; open it from there."
+                "No program opened the image",
+                hint=f"While chatlm runs it is in {path}; open it from there.",
             )
         yield from ()

@@ -109,7 +109,9 @@ def classify_tokens(
             kinds.append(_PART_KINDS.get(token.part, TokenKind.ADDED))
             continue
         owner = owners[token.message_index]
+        content = request.messages[token.message_index].text
         at = reached[token.message_index]
+        at += _trimmed_length(content, at, token.text)
         kinds.append(owner[min(at if token.text else at - 1, len(owner) - 1)])
         reached[token.message_index] = at + len(token.text)
     _mark_data(prompt, kinds)
@@ -138,7 +140,7 @@ def count_kinds(kinds: Sequence[TokenKind]) -> dict[TokenKind, int]:
 
 
 def check_forgery(prompt: Prompt, kinds: Sequence[TokenKind]) -> ForgeryCheck:
-    """Count the control tokens among content tokens.
+    """Count the control tokens among content tokens; those of images are the model's own.
 
     Args:
         prompt: the prompt.
@@ -147,7 +149,7 @@ def check_forgery(prompt: Prompt, kinds: Sequence[TokenKind]) -> ForgeryCheck:
     contents = [
         (token, kind)
         for token, kind in zip(prompt.tokens, kinds, strict=True)
-        if token.message_index is not None
+        if token.message_index is not None and kind is not TokenKind.IMAGE
     ]
     yours = sum(kind is TokenKind.USER for _, kind in contents)
     forged = sum(token.control for token, _ in contents)
@@ -160,6 +162,17 @@ def _missing_prefix_length(content: str, token_text: str) -> int:
     for number in range(min(len(content), MAX_TOKEN_LENGTH)):
         if content.startswith(token_text, number) or token_text.startswith(content[number:]):
             return number
+    return 0
+
+
+def _trimmed_length(content: str, start: int, token_text: str) -> int:
+    """How much white space before a token a template left out, as some trim each text beside an
+    image."""
+    if token_text and not content.startswith(token_text, start):
+        end = start + len(content[start:]) - len(content[start:].lstrip())
+        for at in range(start + 1, end + 1):
+            if content.startswith(token_text, at):
+                return at - start
     return 0
 
 
