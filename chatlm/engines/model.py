@@ -48,10 +48,6 @@ class SequenceCache(Protocol):
 class PausingCache(Protocol):
     """A `SequenceCache` that can pause within a block, so that others need not wait for its end."""
 
-    def reserve(self, tokens: int) -> None:
-        """Take the memory of so many tokens at once, which costs less than block by block."""
-        ...
-
     def prefill_in_parts(self, ids: Sequence[int]) -> Generator[None, None, Tensor]:
         """Do the same as `SequenceCache.prefill`; yield after each part.
 

@@ -208,8 +208,6 @@ class CachedPrompt:
         return self._prefill(prompt, self._plan_block_ends(prompt))
 
     def _prefill(self, prompt: Sequence[int], planned: Sequence[int]) -> Iterator[int | None]:
-        if isinstance(self.cache, PausingCache):
-            self.cache.reserve(len(prompt))
         for end in planned[len(self._block_ends) :]:
             self._logits = yield from self._prefill_block(prompt[len(self.ids) : end])
             self._block_ends.append(end)

@@ -26,9 +26,8 @@ KVFormat = Literal["auto", "int8"]
 """Number format of a KV cache: the dtype of the computation, or codes of 8 bits with a bfloat16
 scale per `GROUP` values, about half of 16 bits."""
 
-ROOM = 64
-"""Tokens for which there is room at least after the capacity has grown; on a GPU there are 512,
-since a graph is captured anew after each growth."""
+CAPACITY_STEP = 512
+"""The capacity grows by at least this many tokens."""
 
 _GROWTH = 8
 """It grows by at least this part, so that little is copied in all; by not much more, since huge
@@ -174,6 +173,8 @@ class KVCache:
         """Replaced by a larger one when the cache grows."""
         self.length = 0
         """Tokens in the cache."""
+        self.prompt: list[int] = []
+        """The first of them, which were read in blocks without an adapter, as far as is known."""
         self.recurrent = RecurrentState(config.state_shapes, device)
         """The states of the layers without attention."""
 
@@ -183,12 +184,12 @@ class KVCache:
         return self.buffer.capacity
 
     def reserve(self, tokens: int) -> None:
-        """Grow to a capacity of at least `tokens`, and some more."""
+        """Grow to a capacity of at least `tokens`."""
         capacity = self.buffer.capacity
         if tokens <= capacity:
             return
-        room = ROOM if self.device.type == "cpu" else 512
-        larger = self._allocate(max(tokens + room, capacity + capacity // _GROWTH))
+        capacity = max(tokens, capacity + max(CAPACITY_STEP, capacity // _GROWTH))
+        larger = self._allocate(capacity)
         old = list(reversed(self.buffer.layers))
         self.buffer = larger
         for mine in larger.layers:
@@ -196,6 +197,20 @@ class KVCache:
             mine.kv[:, :, : self.length] = theirs.kv[:, :, : self.length]
             if mine.scales is not None and theirs.scales is not None:
                 mine.scales[:, :, : self.length] = theirs.scales[:, :, : self.length]
+
+    def copy_layer(self, layer: int, source: KVCache, start: int, end: int) -> None:
+        """Take the keys and values of some tokens in one layer from another cache of the model.
+
+        Args:
+            layer: index among those of `ModelConfig.kv_layers`.
+            source: has read the same text up to the last of these tokens.
+            start: position of the first of them.
+            end: the position after the last one; the capacity must suffice.
+        """
+        mine, theirs = self.buffer.layers[layer], source.buffer.layers[layer]
+        mine.kv[:, :, start:end] = theirs.kv[:, :, start:end]
+        if mine.scales is not None and theirs.scales is not None:
+            mine.scales[:, :, start:end] = theirs.scales[:, :, start:end]
 
     def _allocate(self, capacity: int) -> KVBuffer:
         """Allocate the memory of all layers; what is not used yet is not taken from the system."""
