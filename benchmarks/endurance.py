@@ -28,7 +28,7 @@ from pathlib import Path
 
 from chatlm.hub import pull
 from chatlm.store.store import Store
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 from tests import endless, models
 from tests.end_to_end.terminal import CTRL_Q, ENTER, Terminal, has, tokens
 

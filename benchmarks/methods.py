@@ -230,18 +230,19 @@ def _run(call: ToolCall) -> str:
     return run_python(code, Settings(), lambda: False).text
 
 
-def training_rows(count: int, system: str) -> list[dict[str, Any]]:
+def training_rows(count: int, system: str, skip: int = 0) -> list[dict[str, Any]]:
     """Return dialogues about problems: without steps, with them, and with a program.
 
     Args:
         count: number of problems.
         system: prompt of the template `program`.
+        skip: problems before the first one, which an earlier training has seen.
     """
     rows: list[list[tuple[str, str]]] = []
     programs: list[tuple[str, str]] = []
     several = False
     with_tools = f"{system}\n\n{describe_tools((python.definition,))}"
-    for number, problem in enumerate(itertools.islice(problems("train", 0), count)):
+    for number, problem in enumerate(itertools.islice(problems("train", 0), skip, skip + count)):
         question, answer = problem.question, f"Answer: {problem.answer}"
         way = (number + number // len(KINDS)) % 3  # each way for all kinds of problems
         if way == 0:
@@ -261,11 +262,11 @@ def training_rows(count: int, system: str) -> list[dict[str, Any]]:
     return [{"messages": [{"role": role, "content": text} for role, text in row]} for row in rows]
 
 
-def write_training(path: Path, count: int) -> None:
-    """Write examples for an adapter."""
+def write_training(path: Path, count: int, skip: int) -> None:
+    """Write examples for an adapter; see `training_rows`."""
     with side_chats(load_config(), status_lines()) as chats:
         system = chats.render_template(PROGRAM, {}, "?").system
-    rows = training_rows(count, system)
+    rows = training_rows(count, system, skip)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -304,11 +305,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--write-training", type=Path, metavar="FILE", help="write examples, and end"
     )
     parser.add_argument("--examples", type=int, default=900, help="problems in those")
+    parser.add_argument("--skip", type=int, default=0, help="problems before those")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(arguments)
     args.methods = args.methods.split(",")
     if args.write_training:
-        write_training(args.write_training, args.examples)
+        write_training(args.write_training, args.examples, args.skip)
         return
     if PLAIN not in args.methods or args.problems < 1:
         parser.error("--methods must have off, and --problems must be 1 or more")

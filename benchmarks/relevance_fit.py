@@ -28,9 +28,9 @@ from benchmarks.question_sets import Question, QuestionedPassage, read_squad
 from benchmarks.reader_examples import development_articles, selqa_examples
 from benchmarks.retrieval import EMBEDDER, link_models
 from chatlm import ensure_model
+from chatlm_rag.reading.answer_scores import covered_share
 from chatlm_rag.reading.answer_types import type_evidence
 from chatlm_rag.retrieval import relevance
-from chatlm_rag.retrieval.extractive import covered_share
 from chatlm_rag.retrieval.search import get_open_index
 
 PASSAGES = 3

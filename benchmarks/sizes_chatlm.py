@@ -38,7 +38,8 @@ class _Chatlm:
     def reply(self, length: int, tokens: int) -> list[float]:
         from benchmarks.single_tokens import no_guesses
         from chatlm.types.events import Delta
-        from chatlm.types.messages import Message, Usage
+        from chatlm.types.messages import Message
+        from chatlm.types.replies import Usage
         from chatlm.types.requests import Request
         from chatlm.types.sampling import Sampling
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chatlm.types.events import Delta, EngineEvent, Finished
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from chatlm.types.schemas import SchemaMismatch, parse_reply
 
 

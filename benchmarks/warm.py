@@ -223,6 +223,7 @@ def measure(name: str, folder: Path, engine_setting: str, caches: Path) -> Resul
     restart_cold, _, long_tokens, text_long = first_token(engine, long_request)
     kept = Request(tuple(long_chat[:-1]), sampling, cache_folder=saved_in)
     list(engine.read_ahead(kept))
+    engine._prompt_cache.clear()
     restart, _, _, text_restart = first_token(
         open_engine(), Request(tuple(long_chat), sampling, cache_folder=saved_in)
     )

@@ -86,6 +86,13 @@ if TYPE_CHECKING:
     from chatlm.store.store import Store
     from chatlm.text import dump_json, escape_controls, one_line
     from chatlm.tui import run_ui
+    from chatlm.types.conversations import (
+        ContextPolicy,
+        Conversation,
+        ConversationHeader,
+        PluginData,
+        Turn,
+    )
     from chatlm.types.engine import (
         Batch,
         Engine,
@@ -108,22 +115,7 @@ if TYPE_CHECKING:
         ToolPreview,
     )
     from chatlm.types.memory import MemoryBudget
-    from chatlm.types.messages import (
-        Annotation,
-        ContextPolicy,
-        Conversation,
-        ConversationHeader,
-        Message,
-        Passage,
-        PluginData,
-        Reply,
-        ReplyStep,
-        Role,
-        StopReason,
-        StreamedPart,
-        Turn,
-        Usage,
-    )
+    from chatlm.types.messages import Annotation, Message, Passage, Role
     from chatlm.types.methods import ReplyMethod
     from chatlm.types.parts import (
         File,
@@ -136,6 +128,7 @@ if TYPE_CHECKING:
         ToolResult,
     )
     from chatlm.types.projects import Project
+    from chatlm.types.replies import Reply, ReplyStep, StopReason, StreamedPart, Usage
     from chatlm.types.requests import (
         LogitsProcessor,
         Prompt,
@@ -155,7 +148,16 @@ if TYPE_CHECKING:
         parse_reply,
         parse_schema,
     )
-    from chatlm.types.services import Adapters, Classifier, Documents, Judge, Ratings
+    from chatlm.types.services import (
+        Adapters,
+        Classifier,
+        ConnectedServers,
+        Documents,
+        Judge,
+        Ratings,
+        TextEmbedder,
+        ToolServers,
+    )
     from chatlm.types.setups import (
         OfferedTemplate,
         RenderedTemplate,
@@ -200,12 +202,13 @@ _MODULE_OF = {
     "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
+    "ConnectedServers": "chatlm.types.services",
     "ContentFiltered": "chatlm.errors",
-    "ContextPolicy": "chatlm.types.messages",
+    "ContextPolicy": "chatlm.types.conversations",
     "ContextTooLong": "chatlm.errors",
     "ContinuationUnsupported": "chatlm.errors",
-    "Conversation": "chatlm.types.messages",
-    "ConversationHeader": "chatlm.types.messages",
+    "Conversation": "chatlm.types.conversations",
+    "ConversationHeader": "chatlm.types.conversations",
     "Database": "chatlm.store.database",
     "Delta": "chatlm.types.events",
     "Documents": "chatlm.types.services",
@@ -254,7 +257,7 @@ _MODULE_OF = {
     "PeftLora": "chatlm.engines.peft_lora",
     "PluginCard": "chatlm.plugin_kit.screens",
     "PluginContext": "chatlm.plugin_host.hookspecs",
-    "PluginData": "chatlm.types.messages",
+    "PluginData": "chatlm.types.conversations",
     "PluginScreen": "chatlm.plugin_host.ui_api",
     "Prefill": "chatlm.types.events",
     "PreparedImage": "chatlm.types.parts",
@@ -269,9 +272,9 @@ _MODULE_OF = {
     "ReasoningParser": "chatlm.engines.reply_parser",
     "RecognisedText": "chatlm.chat.ocr",
     "RenderedTemplate": "chatlm.types.setups",
-    "Reply": "chatlm.types.messages",
+    "Reply": "chatlm.types.replies",
     "ReplyMethod": "chatlm.types.methods",
-    "ReplyStep": "chatlm.types.messages",
+    "ReplyStep": "chatlm.types.replies",
     "Request": "chatlm.types.requests",
     "ResourceSource": "chatlm.plugin_host.hookspecs",
     "Role": "chatlm.types.messages",
@@ -284,15 +287,16 @@ _MODULE_OF = {
     "SideChat": "chatlm.types.setups",
     "SideChats": "chatlm.types.setups",
     "SlashCommand": "chatlm.plugin_host.ui_api",
-    "StopReason": "chatlm.types.messages",
+    "StopReason": "chatlm.types.replies",
     "StopStringFilter": "chatlm.engines.stopping",
     "StoppingCriterion": "chatlm.types.requests",
     "Store": "chatlm.store.store",
     "StoredLinear": "chatlm.types.runtimes",
-    "StreamedPart": "chatlm.types.messages",
+    "StreamedPart": "chatlm.types.replies",
     "StreamedText": "chatlm.engines.reply_parser",
     "TemplateRenderer": "chatlm.types.setups",
     "Text": "chatlm.types.parts",
+    "TextEmbedder": "chatlm.types.services",
     "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
     "Tool": "chatlm.types.tools",
@@ -304,11 +308,12 @@ _MODULE_OF = {
     "ToolOutput": "chatlm.types.tools",
     "ToolPreview": "chatlm.types.events",
     "ToolResult": "chatlm.types.parts",
+    "ToolServers": "chatlm.types.services",
     "ToolSettings": "chatlm.types.tool_rules",
-    "Turn": "chatlm.types.messages",
+    "Turn": "chatlm.types.conversations",
     "Ui": "chatlm.plugin_host.ui_api",
     "Unsupported": "chatlm.engines.model",
-    "Usage": "chatlm.types.messages",
+    "Usage": "chatlm.types.replies",
     "UsageError": "chatlm.errors",
     "bundled_dir": "chatlm.config.paths",
     "can_recognise_text": "chatlm.chat.ocr",
@@ -384,6 +389,7 @@ __all__ = [
     "Classifier",
     "Commands",
     "Config",
+    "ConnectedServers",
     "ContentFiltered",
     "ContextPolicy",
     "ContextTooLong",
@@ -477,6 +483,7 @@ __all__ = [
     "StreamedText",
     "TemplateRenderer",
     "Text",
+    "TextEmbedder",
     "TextFacts",
     "TokenLogprob",
     "Tool",
@@ -488,6 +495,7 @@ __all__ = [
     "ToolOutput",
     "ToolPreview",
     "ToolResult",
+    "ToolServers",
     "ToolSettings",
     "Turn",
     "Ui",

@@ -18,8 +18,9 @@ from chatlm.plugin_host import hookspecs
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
+from chatlm.types.conversations import Turn
 from chatlm.types.events import Approval, ApprovalNeeded, SessionEvent, ToolQuestion
-from chatlm.types.messages import Annotation, Turn
+from chatlm.types.messages import Annotation
 from chatlm.types.requests import Request
 from chatlm.types.tool_rules import ToolSettings
 from chatlm.types.tools import Tool, ToolCancelled, ToolOutput

@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "api.md"
 
 GROUPS = {
-    "Messages, replies and chats": ("chatlm.types.messages", "chatlm.types.parts"),
+    "Messages, replies and chats": (
+        "chatlm.types.messages",
+        "chatlm.types.parts",
+        "chatlm.types.replies",
+        "chatlm.types.conversations",
+    ),
     "Requests, prompts and sampling": ("chatlm.types.requests", "chatlm.types.sampling"),
     "Events of a generation": ("chatlm.types.events",),
     "Engines and models": (

@@ -90,7 +90,7 @@ class Recording:
         self.terminal.type(ENTER)
         self.terminal.wait_for(started)
         grown: list[list[Line]] = []
-        while "esc stops" in self.terminal.shown().lower():
+        while "writing · " in self.terminal.shown():
             if self._read():
                 grown.append(read_screen(self.terminal.screen))
         for frame in grown[:: max(1, len(grown) // STREAM_FRAMES)]:
@@ -137,14 +137,14 @@ def play(recording: Recording) -> None:
     recording.settle(1.5)
     recording.show(2.0)
     recording.type("What is the capital of France?")
-    recording.stream(lambda shown: "esc stops" in shown.lower(), 2.0)
+    recording.stream(lambda shown: "writing · " in shown, 2.0)
     recording.type("/xray")
     recording.press(ENTER, lambda shown: "<|im_start|>" in shown, 3.5)
     recording.press(ESCAPE, lambda shown: "<|im_start|>" not in shown, 0.8)
     recording.type("/lora pirate")
     recording.press(ENTER, lambda shown: "/lora" not in shown, 1.2)
     recording.type("How do I make tea?")
-    recording.stream(lambda shown: "esc stops" in shown.lower(), 4.0)
+    recording.stream(lambda shown: "writing · " in shown, 4.0)
 
 
 def read_screen(screen: Any) -> list[Line]:

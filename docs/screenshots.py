@@ -31,9 +31,9 @@ from chatlm.tui.chat_list.panel import HitList
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.card import Card
+from chatlm.types.conversations import ContextPolicy
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta
-from chatlm.types.messages import ContextPolicy
 from chatlm.types.sampling import Sampling
 from chatlm_arena import plugin as arena_plugin
 from chatlm_arena.screens.match import ArenaScreen, ArenaState

@@ -8,20 +8,11 @@ from typing import Any
 from hypothesis import strategies as st
 
 from chatlm.store.importing.fields import ParsedChat
-from chatlm.types.messages import (
-    Annotation,
-    ContextPolicy,
-    Conversation,
-    Message,
-    Passage,
-    Reply,
-    ReplyStep,
-    StopReason,
-    Turn,
-    Usage,
-)
+from chatlm.types.conversations import ContextPolicy, Conversation, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.parts import File, Image, Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage
 from chatlm.types.sampling import Sampling
 
 TEXT = st.text(max_size=20)

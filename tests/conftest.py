@@ -15,6 +15,7 @@ from tests import endless, isolation, models, thinker
 
 if TYPE_CHECKING:
     from chatlm.engines.local_engine import LocalEngine
+    from chatlm.store.store import Store
 
 # A shell starts background jobs with Ctrl-C ignored, and nohup ignores hangups. Every program
 # started from here would inherit that; the tests that send these signals need them to work.
@@ -37,6 +38,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("CHATLM_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    """An empty store in memory."""
+    from chatlm.store.store import Store
+
+    with Store(None) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from chatlm.config.paths import check_regular_file, write_atomically
 from chatlm.errors import ChatlmError, ContextTooLong, UsageError
 from chatlm.text import one_line
 from chatlm.types.events import logprobs_to_dict
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 
 _OPENAI_ID_PREFIX = "batch_req_"
 

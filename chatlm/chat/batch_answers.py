@@ -20,10 +20,11 @@ from chatlm.chat.templates import render_chat_start
 from chatlm.chat.turn_runner import events_without_engine
 from chatlm.chat.vision import check_images
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError, UsageError
+from chatlm.types.conversations import PluginData
 from chatlm.types.engine import Batch, Engine, check_parts, thinking_problem
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady, TokenLogprob
-from chatlm.types.messages import PluginData, StopReason, Usage
 from chatlm.types.parts import ToolCall
+from chatlm.types.replies import StopReason, Usage
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema

@@ -8,8 +8,9 @@ from contextlib import closing
 from chatlm.chat.context_usage import ContextUsage
 from chatlm.chat.summary import write_summary
 from chatlm.store.store import Store
+from chatlm.types.conversations import SUMMARY_PREFIX, ContextPolicy, Conversation, Turn
 from chatlm.types.engine import Engine
-from chatlm.types.messages import SUMMARY_PREFIX, ContextPolicy, Conversation, Message, Turn
+from chatlm.types.messages import Message
 
 MIN_TURN_TOKENS = 48
 """Shorter turns are not summarised; a summary would save little."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chatlm.errors import ContextTooLong, ModelError
+from chatlm.types.conversations import Conversation
 from chatlm.types.engine import Engine
-from chatlm.types.messages import Conversation, Message
+from chatlm.types.messages import Message
 from chatlm.types.requests import Request, ToolDefinition
 from chatlm.types.sampling import Sampling
 

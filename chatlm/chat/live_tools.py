@@ -12,7 +12,9 @@ from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.messages import Conversation, Passage, Reply, ReplyStep, Turn
+from chatlm.types.conversations import Conversation, Turn
+from chatlm.types.messages import Passage
+from chatlm.types.replies import Reply, ReplyStep
 from chatlm.types.requests import ToolDefinition
 
 
@@ -42,7 +44,7 @@ class LiveTools:
         self._plugins = TurnPlugins(plugins, conversation.disabled_plugins)
         self._options = options
         self._conversation, self._turn = conversation, turn
-        self._tools = find_tools(self._plugins)
+        self._tools = find_tools(self._plugins, options.added)
 
     @property
     def definitions(self) -> tuple[ToolDefinition, ...]:

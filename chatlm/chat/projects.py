@@ -17,8 +17,8 @@ from typing import Any, Literal
 from chatlm.config import paths
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import one_line
-from chatlm.types.messages import utc_now
 from chatlm.types.projects import INSTRUCTIONS_FILE, Project
+from chatlm.types.replies import utc_now
 from chatlm.types.setups import Setup
 
 log = logging.getLogger(__name__)

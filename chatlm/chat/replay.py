@@ -19,9 +19,10 @@ from chatlm.store.store import Store
 from chatlm.text import one_line
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, EngineEvent, Finished, Notice, PromptReady, ToolEvent
-from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Usage
+from chatlm.types.messages import Message
 from chatlm.types.parts import Part, Reasoning, Text, ToolCall, ToolResult, reasoning_of, text_of
 from chatlm.types.provenance import Provenance, describe_old_weights
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage
 from chatlm.types.requests import Request
 
 _INTERRUPTED = (StopReason.CANCELLED, StopReason.ERROR, StopReason.CRITERION, None)

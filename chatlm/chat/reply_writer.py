@@ -11,9 +11,9 @@ from chatlm.chat.thought_meter import ThoughtMeter
 from chatlm.errors import ContentFiltered, StoreError
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
-from chatlm.types.messages import Reply, ReplyStep, StopReason, StreamedPart, Usage
 from chatlm.types.parts import Part, Reasoning, Text, ToolCall
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import Reply, ReplyStep, StopReason, StreamedPart, Usage
 
 log = logging.getLogger(__name__)
 

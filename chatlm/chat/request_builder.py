@@ -11,9 +11,10 @@ from chatlm.chat.untrusted_text import mark_messages
 from chatlm.errors import ChatlmError, ContextTooLong, UsageError
 from chatlm.plugin_host.trace_diff import callable_name
 from chatlm.plugin_host.turn_plugins import TurnPlugins
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
-from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
+from chatlm.types.messages import Message, Passage
 from chatlm.types.parts import (
     File,
     Image,
@@ -25,6 +26,7 @@ from chatlm.types.parts import (
     merge_texts,
 )
 from chatlm.types.provenance import Call, Provenance
+from chatlm.types.replies import Reply
 from chatlm.types.requests import Request, ToolDefinition
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 from chatlm.version import version

@@ -15,9 +15,10 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.store.importing.fields import InvalidChat
 from chatlm.store.importing.openai_messages import parse_openai_messages
 from chatlm.text import one_line
+from chatlm.types.conversations import Turn
 from chatlm.types.events import MAX_TOP_LOGPROBS
-from chatlm.types.messages import ReplyStep, Turn
 from chatlm.types.parts import Part, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import ReplyStep
 from chatlm.types.requests import ToolDefinition
 from chatlm.types.sampling import Sampling
 

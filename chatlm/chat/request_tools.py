@@ -7,8 +7,8 @@ from typing import Any
 
 from chatlm.errors import UsageError
 from chatlm.text import one_line
-from chatlm.types.messages import ReplyStep
 from chatlm.types.parts import ToolCall, ToolResult
+from chatlm.types.replies import ReplyStep
 from chatlm.types.requests import TOOL_CHOICES, ToolDefinition
 from chatlm.types.schemas import check_schema
 

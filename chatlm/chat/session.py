@@ -21,22 +21,19 @@ from chatlm.errors import ChatlmError, ContextTooLong, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.engine import Engine
-from chatlm.types.events import Prefill, TurnStarted, TurnWithdrawn
-from chatlm.types.messages import (
+from chatlm.types.conversations import (
     ContextPolicy,
     Conversation,
     ConversationHeader,
-    Message,
-    Passage,
     PluginData,
-    Reply,
-    ReplyStep,
-    StopReason,
     Turn,
 )
+from chatlm.types.engine import Engine
+from chatlm.types.events import Prefill, TurnStarted, TurnWithdrawn
+from chatlm.types.messages import Message, Passage
 from chatlm.types.parts import Image, PreparedImage, Text
 from chatlm.types.projects import Project
+from chatlm.types.replies import Reply, ReplyStep, StopReason
 from chatlm.types.requests import Prompt, Request, ToolDefinition
 from chatlm.types.sampling import Sampling
 from chatlm.types.tool_rules import ChatTools
@@ -346,8 +343,8 @@ class ChatSession:
         chat, plugins, passages = self._draft_turn(text, images)
         messages = request_builder.build_messages(chat, chat.turns[-1], passages, plugins)
         tools: tuple[ToolDefinition, ...] = ()
-        if self.tools.is_on(chat.tools):
-            tools = ToolSet(find_tools(plugins), self.tools, chat).definitions
+        if self.tools.may_offer(chat.tools):
+            tools = ToolSet(find_tools(plugins, self.tools.added), self.tools, chat).definitions
         return Request(
             tuple(messages),
             self._effective_sampling(chat),
@@ -593,9 +590,10 @@ class ChatSession:
         self, chat: ConversationHeader, engine: Engine
     ) -> tuple[ToolDefinition, ...]:
         """Return the tools offered to the model."""
-        if not self.tools.is_on(chat.tools) or "tool_call" not in engine.info.accepts:
+        if not self.tools.may_offer(chat.tools) or "tool_call" not in engine.info.accepts:
             return ()
-        return ToolSet(find_tools(self._turn_plugins(chat)), self.tools, chat).definitions
+        found = find_tools(self._turn_plugins(chat), self.tools.added)
+        return ToolSet(found, self.tools, chat).definitions
 
     def _turn_plugins(self, conversation: ConversationHeader) -> TurnPlugins:
         return TurnPlugins(self.plugins, conversation.disabled_plugins)

@@ -19,10 +19,12 @@ from chatlm.config.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
+from chatlm.types.conversations import Turn
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import Message, ReplyStep, StopReason, Turn
+from chatlm.types.messages import Message
 from chatlm.types.parts import Image, PreparedImage
+from chatlm.types.replies import ReplyStep, StopReason
 from chatlm.types.requests import Request
 from chatlm.types.services import require_service
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup

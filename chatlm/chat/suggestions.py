@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 
 
 def suggest_text(conversation: Conversation, text: str, plugins: PluginHost) -> str:

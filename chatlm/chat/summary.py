@@ -8,9 +8,10 @@ from collections.abc import Generator
 from contextlib import closing
 
 from chatlm.errors import EngineError, UsageError
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import Delta
-from chatlm.types.messages import Conversation, Message, Turn
+from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.types.messages import Conversation, PluginData
+from chatlm.types.conversations import Conversation, PluginData
 from chatlm.types.setups import OfferedTemplate, RenderedTemplate, Setup, TemplateRenderer
 
 if TYPE_CHECKING:  # slow to load, and not needed before a template is used

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chatlm.types.messages import StreamedPart, Usage
 from chatlm.types.parts import Reasoning
+from chatlm.types.replies import StreamedPart, Usage
 
 
 class ThoughtMeter:

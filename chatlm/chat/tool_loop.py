@@ -18,6 +18,7 @@ from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
 from chatlm.text import one_line
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.events import (
     Approval,
     ApprovalNeeded,
@@ -29,8 +30,9 @@ from chatlm.types.events import (
     ToolQuestion,
     ToolStarted,
 )
-from chatlm.types.messages import Conversation, Message, Passage, Reply, StopReason, Turn, Usage
+from chatlm.types.messages import Message, Passage
 from chatlm.types.parts import MAX_IMAGES, Image, Part, ToolCall, ToolResult
+from chatlm.types.replies import Reply, StopReason, Usage
 from chatlm.types.tools import ToolOutput, parse_arguments
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,10 +13,13 @@ from chatlm.config import paths
 from chatlm.config.paths import expand_path
 from chatlm.errors import UsageError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
-from chatlm.types.messages import ConversationHeader
+from chatlm.types.conversations import ConversationHeader
 from chatlm.types.requests import ToolDefinition
 from chatlm.types.tool_rules import ChatTools, Permission, ToolRule, ToolSettings, parse_rules
 from chatlm.types.tools import Tool
+
+ADDED_BY = "session"
+"""Stands for the plugin of tools that the session adds."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,19 @@ class ToolOptions:
     deny: tuple[str, ...] = ()
     choice: str = "auto"
     """As `Request.tool_choice`, for the first output of each reply."""
+    added: Callable[[], Iterable[Tool]] | None = None
+    """Returns tools of this session only, which are offered beside those of the plugins even where
+    these are off; None for none."""
 
     def is_on(self, chat: ChatTools) -> bool:
-        """Whether tools are offered in a chat."""
+        """Whether the tools of plugins are offered in a chat."""
         if self.names is not None:
             return bool(self.names)
         return self.settings.enabled if chat.enabled is None else chat.enabled
+
+    def may_offer(self, chat: ChatTools) -> bool:
+        """Whether any tools may be offered in a chat."""
+        return self.added is not None or self.is_on(chat)
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class OfferedTool:
     plugin: str
     group: str
     """The name that stands for it and others."""
+    is_added: bool = False
+    """Whether it is one of `ToolOptions.added`; then `plugin` is `ADDED_BY`."""
 
 
 @dataclass(frozen=True)
@@ -100,19 +112,22 @@ class ToolSet:
     @property
     def offered(self) -> dict[str, OfferedTool]:
         """The tools offered to the model."""
-        if not self.options.is_on(self.chat.tools):
-            return {}
-        return {name: each for name, each in self.tools.items() if self.offers(each)}
+        is_on = self.options.is_on(self.chat.tools)
+        return {
+            name: each
+            for name, each in self.tools.items()
+            if (is_on or each.is_added) and self.offers(each)
+        }
 
     def offers(self, offered: OfferedTool) -> bool:
-        """Whether a tool is offered in this chat, where tools are on."""
+        """Whether a tool is offered in this chat, where its kind of tools is on."""
 
         def named(texts: Iterable[str]) -> bool:
             rules = parse_rules(texts)
             return any(rule.names(offered.tool.name, offered.group) for rule in rules)
 
         settings, chat = self.options.settings, self.chat.tools
-        if self.options.names is not None:
+        if self.options.names is not None and not offered.is_added:
             return named(self.options.names)
         if named(chat.on) or named(chat.off):
             return named(chat.on)
@@ -189,15 +204,23 @@ class ToolSet:
         return Decision(tool.permission, f"the tool {tool.name} itself")
 
 
-def find_tools(plugins: TurnPlugins) -> dict[str, OfferedTool]:
+def find_tools(
+    plugins: TurnPlugins, added: Callable[[], Iterable[Tool]] | None = None
+) -> dict[str, OfferedTool]:
     """Ask the plugins for their tools; of two with one name the first is taken.
+
+    Args:
+        plugins: the plugins.
+        added: as `ToolOptions.added`; these tools come last.
 
     A rule for a group must never be about tools of another plugin. So a group whose name a plugin
     before has for a group or a tool gets its plugin's name before it, such as `mcp-files`.
     """
     found: dict[str, OfferedTool] = {}
     owners: dict[str, str] = {}
-    for plugin, (tool,) in plugins.collect("register_tools"):
+    offers = [(plugin, tool, False) for plugin, (tool,) in plugins.collect("register_tools")]
+    offers += [(ADDED_BY, tool, True) for tool in (added() if added is not None else ())]
+    for plugin, tool, is_added in offers:
         if tool.name in found:
             continue
         group = tool.group or plugin
@@ -205,7 +228,7 @@ def find_tools(plugins: TurnPlugins) -> dict[str, OfferedTool]:
             group = f"{plugin}-{group}"
             owners.setdefault(group, plugin)
         owners.setdefault(tool.name, plugin)
-        found[tool.name] = OfferedTool(tool, plugin, group)
+        found[tool.name] = OfferedTool(tool, plugin, group, is_added)
     return dict(sorted(found.items()))
 
 

@@ -19,6 +19,7 @@ from chatlm.chat.vision import check_images
 from chatlm.errors import ChatlmError, ContextTooLong, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
+from chatlm.types.conversations import Conversation, ConversationHeader, Turn
 from chatlm.types.engine import Engine, check_parts, thinking_problem
 from chatlm.types.events import (
     Delta,
@@ -34,20 +35,10 @@ from chatlm.types.events import (
     StepStarted,
     TurnFinished,
 )
-from chatlm.types.messages import (
-    PLUGIN_MODEL_PREFIX,
-    Annotation,
-    Conversation,
-    ConversationHeader,
-    Message,
-    Passage,
-    Reply,
-    StopReason,
-    Turn,
-    Usage,
-)
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.parts import ToolResult
 from chatlm.types.provenance import Trace
+from chatlm.types.replies import PLUGIN_MODEL_PREFIX, Reply, StopReason, Usage
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
@@ -141,7 +132,7 @@ class TurnRunner:
         conversation = self._with_new_header(conversation)
         tools = self._tools(conversation, engine)
         loop = ToolLoop(self.store, self.plugins, tools, conversation, turn)
-        if tools.options.is_on(conversation.tools) and "tool_call" not in engine.info.accepts:
+        if tools.options.may_offer(conversation.tools) and "tool_call" not in engine.info.accepts:
             yield Notice(f"{engine.info.model} cannot call tools, so it has none here.", TOOLS)
         resumed = reply is not None and bool(tools.offered and reply.steps[-1].unanswered_calls)
         if reply is not None and resumed:
@@ -296,9 +287,9 @@ class TurnRunner:
         Raises:
             UsageError: the session names a tool that does not exist.
         """
-        wanted = self.tools.is_on(conversation.tools)
+        wanted = self.tools.may_offer(conversation.tools)
         can_call = "tool_call" in engine.info.accepts or self.tools.names is not None
-        tools = find_tools(self.plugins) if wanted and can_call else {}
+        tools = find_tools(self.plugins, self.tools.added) if wanted and can_call else {}
         if self.tools.names is not None:
             check_names(self.tools.names, tools)
         return ToolSet(tools, self.tools, conversation)

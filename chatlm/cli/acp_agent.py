@@ -8,10 +8,11 @@ import logging
 import os
 import sys
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -32,13 +33,15 @@ from chatlm.types.events import (
     Delta,
     Finished,
     Notice,
+    ReplyStarted,
     SessionEvent,
     ToolFinished,
     ToolProgress,
     ToolQuestion,
     ToolStarted,
 )
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
+from chatlm.types.services import ConnectedServers, ToolServers, as_service
 from chatlm.version import version
 
 if TYPE_CHECKING:
@@ -64,6 +67,8 @@ NOTED_UNDER = "acp"
 MAX_LISTED = 500
 """How many of the newest chats are looked through for those of editors."""
 
+NO_SERVERS = "The editor's MCP servers are not used, since the plugin mcp is not loaded."
+
 LABEL_SECONDS = 1.0
 """Seconds to wait for plugins after the answer, such as for its labels."""
 
@@ -73,6 +78,12 @@ class _EditorSession:
     """One session of the editor."""
 
     chat: ChatSession
+    servers: ConnectedServers | None = None
+    """The MCP servers that the editor wants to be used; None for none."""
+    remark: str = ""
+    """What else is to be said about them."""
+    told: list[str] = field(default_factory=list)
+    """What the user has been told about those servers."""
     cancelled: Event = field(default_factory=Event)
     busy: bool = False
 
@@ -107,6 +118,9 @@ class EditorAgent:
     def __exit__(self, *_: object) -> None:
         """Stop what runs, and free the model."""
         self.stop()
+        for session in self._sessions.values():
+            if session.servers is not None:
+                session.servers.close()
         with self._engine_lock:
             if self._engine is not None:
                 self._engine.close()
@@ -128,6 +142,7 @@ class EditorAgent:
         from acp.schema import (
             AgentCapabilities,
             Implementation,
+            McpCapabilities,
             PromptCapabilities,
             SessionCapabilities,
             SessionCloseCapabilities,
@@ -141,6 +156,7 @@ class EditorAgent:
                 load_session=True,
                 # whether the model reads images is known once it is loaded; others refuse them
                 prompt_capabilities=PromptCapabilities(image=True, embedded_context=True),
+                mcp_capabilities=McpCapabilities(http=True),
                 session_capabilities=SessionCapabilities(
                     list=SessionListCapabilities(),
                     resume=SessionResumeCapabilities(),
@@ -185,8 +201,11 @@ class EditorAgent:
         """Stop the reply of a session and forget it; its chat stays, and can be loaded again."""
         from acp.schema import CloseSessionResponse
 
-        self._session(session_id).cancelled.set()
+        session = self._session(session_id)
+        session.cancelled.set()
         del self._sessions[session_id]
+        if session.servers is not None:
+            await asyncio.to_thread(session.servers.close)
         return CloseSessionResponse()
 
     def _saved_chat(self, session_id: str) -> int:
@@ -233,12 +252,14 @@ class EditorAgent:
             others: what else the editor said.
             chat_id: the chat to continue; None for a new one.
         """
-        if others.get("mcp_servers"):
-            log.warning("MCP servers of the editor are not used; chatlm mcp add adds them")
+        wanted = others.get("mcp_servers") or ()
+        servers = self._connect(wanted, cwd)
         settings = self._tools.settings
         folders = tuple(dict.fromkeys((*settings.folders, cwd)))
         tools = dataclasses.replace(
-            self._tools, settings=dataclasses.replace(settings, folders=folders)
+            self._tools,
+            settings=dataclasses.replace(settings, folders=folders),
+            added=servers.tools if servers is not None else None,
         )
         chat = ChatSession(
             self._store,
@@ -252,7 +273,15 @@ class EditorAgent:
             conversation_id=chat_id,
             plugin_data={NOTED_UNDER: {"session": session_id, "folder": cwd}},
         )
-        self._sessions[session_id] = _EditorSession(chat)
+        missing = bool(wanted) and servers is None
+        self._sessions[session_id] = _EditorSession(chat, servers, NO_SERVERS if missing else "")
+
+    def _connect(self, servers: Sequence[Any], folder: str) -> ConnectedServers | None:
+        """Connect the MCP servers of the editor, for one session; None where nothing can."""
+        service = as_service(self._plugins.service("tool_servers"), ToolServers)
+        if not servers or service is None:
+            return None
+        return service.connect(acp_messages.server_entries(servers, folder), (Path(folder),))
 
     async def prompt(self, session_id: str, prompt: list[Any], **_: Any) -> PromptResponse:
         """Answer a message; the reply is sent in pieces."""
@@ -357,6 +386,8 @@ class _Reply:
                     if isinstance(event, Finished):
                         reason = event.stop_reason
                     self._pass_on(event)
+                    if isinstance(event, ReplyStarted):  # so all that is there has been listed
+                        self._tell_problems()
         turns = self._session.chat.conversation.turns if self._session.chat.conversation else ()
         reply = turns[-1].reply if turns else None
         return reply.stop_reason if reply and reply.stop_reason else reason
@@ -372,6 +403,17 @@ class _Reply:
             yield not self._session.cancelled.is_set()
         finally:
             self._agent.engine_lock.release()
+
+    def _tell_problems(self) -> None:
+        """Say once what is wrong with the editor's MCP servers."""
+        from acp import update_agent_thought_text
+
+        session = self._session
+        found = session.servers.problems() if session.servers is not None else ()
+        for problem in filter(None, (session.remark, *found)):
+            if problem not in session.told:
+                session.told.append(problem)
+                self._update(update_agent_thought_text(f"[{problem}]\n"))
 
     def _pass_on(self, event: SessionEvent) -> None:
         from acp import update_agent_message_text, update_agent_thought_text, update_tool_call

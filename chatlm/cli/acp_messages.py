@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +15,9 @@ from chatlm.chat.attachments import FileReader, format_block
 from chatlm.chat.images import read_image
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls, one_line
-from chatlm.types.messages import Conversation, StopReason
+from chatlm.types.conversations import Conversation
 from chatlm.types.parts import PreparedImage, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import StopReason
 
 if TYPE_CHECKING:
     from acp.schema import PermissionOption, ToolCallUpdate
@@ -38,6 +40,11 @@ ALLOW_ONCE, ALLOW_IN_CHAT, REJECT = "allow", "allow-in-chat", "reject"
 
 MAX_SHOWN = 4000
 """Characters of arguments or a result that an editor gets to show."""
+
+
+EDITOR_PREFIX = "editor-"
+"""Begins the names of an editor's servers, so that rules for servers of the user's own settings
+are never about them."""
 
 
 def ending(reason: StopReason | None) -> Ending:
@@ -98,6 +105,30 @@ def _local_path(uri: str) -> Path | None:
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
+def server_entries(servers: Sequence[Any], folder: str) -> dict[str, dict[str, Any]]:
+    """Return an editor's MCP servers as entries of `mcpServers`, by a name that is safe.
+
+    Args:
+        servers: as the editor describes them.
+        folder: where servers that run here are started.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for server in servers:
+        plain = re.sub("[^A-Za-z0-9_.-]+", "-", server.name).strip("-.")[:40] or "server"
+        name = f"{EDITOR_PREFIX}{plain}"
+        while name in entries:
+            name += "-2"
+        if command := getattr(server, "command", ""):
+            variables = {each.name: each.value for each in server.env}
+            entries[name] = {"command": command, "args": list(server.args), "env": variables}
+            entries[name]["cwd"] = folder
+        else:  # which kinds of addresses can be used, the plugin knows
+            headers = {each.name: each.value for each in getattr(server, "headers", ())}
+            address = getattr(server, "url", "")
+            entries[name] = {"type": server.type, "url": address, "headers": headers}
+    return entries
+
+
 def call_arguments(call: ToolCall) -> Any:
     """Return the arguments of a call as JSON values, or as the text that the model wrote."""
     try:
@@ -115,7 +146,7 @@ def call_title(event: ApprovalNeeded) -> str:
 def call_kind(event: ApprovalNeeded) -> Literal["execute", "edit", "other"]:
     """Return what kind of tool it is, by which editors choose a sign."""
     shown = event.preview.kind if event.preview else ""
-    return "execute" if shown == "command" else "edit" if shown == "diff" else "other"
+    return "execute" if shown in ("command", "code") else "edit" if shown == "diff" else "other"
 
 
 def call_to_approve(event: ApprovalNeeded) -> ToolCallUpdate:

@@ -14,6 +14,7 @@ import click
 from chatlm.cli.ask_tools import ask_about_call, ask_for_tool, print_tool_event
 from chatlm.errors import EXIT_INTERRUPTED, ChatlmError
 from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.types.conversations import Turn
 from chatlm.types.events import (
     ApprovalNeeded,
     Delta,
@@ -27,8 +28,8 @@ from chatlm.types.events import (
     TurnStarted,
     logprobs_to_dict,
 )
-from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.parts import PreparedImage, ToolCall, ToolResult
+from chatlm.types.replies import Reply, StopReason
 from chatlm.types.schemas import SchemaMismatch, parse_reply, parse_schema
 
 if TYPE_CHECKING:

@@ -27,8 +27,9 @@ from chatlm.text import dump_json, escape_controls
 from chatlm.types.events import (
     MAX_TOP_LOGPROBS,
 )
-from chatlm.types.messages import Message, StopReason
+from chatlm.types.messages import Message
 from chatlm.types.parts import Image
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import NUMERIC_SAMPLING, THINKING_LEVELS, Sampling, parse_logit_bias
 from chatlm.types.tool_rules import ChatTools, ToolSettings, parse_rules

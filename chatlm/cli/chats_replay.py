@@ -23,6 +23,7 @@ from chatlm.config import config
 from chatlm.errors import ChatlmError, EngineError, UsageError
 from chatlm.plugin_host.lifecycle import loaded_plugins
 from chatlm.text import dump_json, escape_controls
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.events import (
     ApprovalNeeded,
     Delta,
@@ -32,7 +33,7 @@ from chatlm.types.events import (
     ToolQuestion,
     ToolStarted,
 )
-from chatlm.types.messages import Conversation, Reply, Turn
+from chatlm.types.replies import Reply
 from chatlm.types.tool_rules import parse_rules
 
 EXIT_DIFFERENT = 1

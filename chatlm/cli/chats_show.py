@@ -20,7 +20,7 @@ from chatlm.store.rows import ProvenanceLookup, TraceLookup
 from chatlm.store.search import ChatSearchHit, SearchedPart
 from chatlm.store.store import Store
 from chatlm.text import dump_json, escape_controls, one_line
-from chatlm.types.messages import ContextPolicy, Conversation, Reply, Turn
+from chatlm.types.conversations import ContextPolicy, Conversation, Turn
 from chatlm.types.parts import summarise_parts
 from chatlm.types.provenance import (
     Call,
@@ -30,6 +30,7 @@ from chatlm.types.provenance import (
     describe_old_weights,
     format_duration,
 )
+from chatlm.types.replies import Reply
 
 
 @click.command("list")

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -93,6 +93,8 @@ class _SampleUi:
     def new_chat(self, **options: Any) -> None: ...
 
     def open_screen(self, name: str, argument: str = "") -> None: ...
+
+    def show_images(self, images: Sequence[PreparedImage]) -> None: ...
 
     def open_panel(self, name: str) -> None: ...
 

@@ -35,7 +35,7 @@ def list_tools(as_json: bool, safe_mode: bool, without: tuple[str, ...]) -> None
     from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
     from chatlm.plugin_host.lifecycle import loaded_plugins
     from chatlm.plugin_host.turn_plugins import TurnPlugins
-    from chatlm.types.messages import ConversationHeader
+    from chatlm.types.conversations import ConversationHeader
 
     with loaded_plugins(settings) as plugins:
         found = find_tools(TurnPlugins(plugins))

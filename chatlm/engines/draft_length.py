@@ -18,8 +18,14 @@ _MAX_SKIPPED = 15
 _FIRST_CREDIT = 1.0
 """Time that drafts may lose at the start of a reply, in steps with one token."""
 
-_CREDIT_PER_TOKEN = 0.03
+_MAX_FIRST_CREDIT = 1.5
+"""The same where drafts gained as much in earlier replies."""
+
+_CREDIT_PER_TOKEN = 0.02
 """What each token of the reply adds to that."""
+
+_UNKNOWN_READING = 1.0
+"""Time that reading the text is thought to take at first, likewise."""
 
 _MAX_CREDIT = 8.0
 """Most of it that is saved up."""
@@ -29,6 +35,9 @@ _NEW_SHARE = 0.2
 
 _MEMORY = 0.9
 """Weight of earlier drafts relative to the newest one."""
+
+_EARLIER_REPLIES = 0.5
+"""Weight of what drafts gained in earlier replies."""
 
 _MAX_OUTLIER = 2.0
 """A longer time, relative to the mean, counts as so long: something else ran meanwhile."""
@@ -56,9 +65,12 @@ class DraftLength:
         self._accepted, self._tried = 2.8, 4.0
         """Drafted tokens that were chosen, of those that were compared; the latest weigh most."""
         self._credit = _FIRST_CREDIT
+        """Time that drafts may lose now, reading included, in steps with one token."""
         self._longest = FIRST_DRAFT_TOKENS
         self._balance = 0.0
-        """What drafts brought to the reply, reading included, in steps with one token."""
+        """What drafts brought to the reply, likewise."""
+        self._gained = 0.0
+        """The same of earlier replies, of which the latest weigh most."""
         self._backoff = self._skipped = 0
         """Replies to leave out after one in which drafts lose time, and those still to come."""
 
@@ -74,7 +86,9 @@ class DraftLength:
             self._skipped = self._backoff
         elif self._balance > 0:
             self._backoff = 0
-        self._credit, self._balance = _FIRST_CREDIT, 0.0
+        self._gained = max(0.0, _EARLIER_REPLIES * self._gained + self._balance)
+        self._credit = min(_FIRST_CREDIT + _EARLIER_REPLIES * self._gained, _MAX_FIRST_CREDIT)
+        self._balance = 0.0
         self._longest = FIRST_DRAFT_TOKENS
 
     @property
@@ -90,19 +104,25 @@ class DraftLength:
             unread: tokens that the draft model has to read before.
         """
         longest = min(limit, self._longest)
-        if longest < 1 or self._plain_seconds is None or self._credit <= 0 or self._skipped:
+        if longest < 1 or self._plain_seconds is None or self._skipped:
             return 0
+        credit = self._credit * self._plain_seconds
+        reading = 0.0
+        if unread > 1:
+            known = self._read_seconds
+            reading = unread * known if known else _UNKNOWN_READING * self._plain_seconds
         if self._draft_seconds is None or self._extra_seconds is None:
-            return 1
+            return 1 if reading < credit else 0
+        # what all tokens take in vain must not be more than drafts may lose
+        token_seconds = self._draft_seconds + self._extra_seconds
+        affordable = int((credit - reading) / token_seconds) if token_seconds else longest
+        longest = min(longest, affordable)
+        if longest < 1:
+            return 0
         best = max(range(1, longest + 1), key=self.expected_gain)
         gain = self.expected_gain(best)
-        reading = unread * (self._read_seconds or 0.0) if unread > 1 else 0.0
         saved = _HORIZON * (1 - 1 / gain) * self._plain_seconds if gain > 0 else 0.0
-        if gain >= _MIN_GAIN and reading <= saved:
-            return best
-        # a try, as soon as it may fail
-        cost = reading + self._draft_seconds + self._extra_seconds
-        return 1 if cost <= self._credit * self._plain_seconds else 0
+        return best if gain >= _MIN_GAIN and reading <= saved else 1
 
     def expected_gain(self, length: int) -> float:
         """Return the expected speed with drafts of some tokens, relative to no drafts."""
@@ -148,10 +168,11 @@ class DraftLength:
         self._accepted = _MEMORY * self._accepted + accepted
         self._tried = _MEMORY * self._tried + min(accepted + 1, drafted)
         if self._plain_cycle is not None:
-            # reading was weighed before, and a pause of the program is no fault of the draft
+            # a pause of the program is no fault of the draft
             steps = min((seconds - self._reading) / self._plain_cycle, 2.0 * (drafted + 1))
+            steps += self._reading / self._plain_cycle
             self._earn((1 + _CREDIT_PER_TOKEN) * (accepted + 1) - steps)
-            self._balance += accepted + 1 - steps - self._reading / self._plain_cycle
+            self._balance += accepted + 1 - steps
         self._reading = 0.0
 
     def _earn(self, credit: float) -> None:

@@ -43,7 +43,7 @@ from chatlm.hub.installed import ModelDetails, ModelLocation
 from chatlm.hub.other_programs import find_stored_model
 from chatlm.types.engine import EngineInfo
 from chatlm.types.memory import MemoryBudget
-from chatlm.types.messages import Usage
+from chatlm.types.replies import Usage
 
 Verdict = Literal["fits", "tight", "too big", "unknown"]
 

@@ -21,8 +21,8 @@ from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tool_call_stream import ToolCallStream
 from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob, ToolCallDelta
-from chatlm.types.messages import StopReason, StreamedPart, Usage
 from chatlm.types.parts import ToolCall
+from chatlm.types.replies import StopReason, StreamedPart, Usage
 from chatlm.types.requests import Request, prompt_hash
 
 CALL_ID_LENGTH = 9

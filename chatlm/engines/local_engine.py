@@ -44,8 +44,9 @@ from chatlm.hub.weights import count_parameters
 from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.memory import MemoryBudget
-from chatlm.types.messages import Message, Usage
+from chatlm.types.messages import Message
 from chatlm.types.parts import Image
+from chatlm.types.replies import Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.runtimes import GgufRuntime
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling

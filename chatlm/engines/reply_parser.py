@@ -15,7 +15,7 @@ from chatlm.engines.model_families import ModelFamily, ReasoningFormat, ToolCall
 from chatlm.engines.stopping import longest_partial_match
 from chatlm.engines.tool_call_grammars import json_object
 from chatlm.engines.tool_call_syntax import Malformed, Unfinished, WrittenCall, read_json
-from chatlm.types.messages import StreamedPart
+from chatlm.types.replies import StreamedPart
 
 _NO_REASONING = ReasoningFormat((), ())
 _NO_CALLS = ToolCallFormat((), (), read_json, json_object)

@@ -14,8 +14,9 @@ from chatlm.engines.estimated_tokens import EstimatedTokens
 from chatlm.engines.stopping import StopStringFilter
 from chatlm.types.engine import EngineInfo, check_no_method, check_parts
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
-from chatlm.types.messages import Message, StopReason, StreamedPart, Usage
+from chatlm.types.messages import Message
 from chatlm.types.parts import Reasoning, Text, ToolCall
+from chatlm.types.replies import StopReason, StreamedPart, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
 from chatlm.types.sampling import DEFAULT_SAMPLING, Thinking
 

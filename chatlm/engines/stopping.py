@@ -13,8 +13,11 @@ S = TypeVar("S", str, tuple[int, ...])
 
 def longest_partial_match(sequence: S, stops: Sequence[S]) -> int:
     """Return the length of the longest suffix of `sequence` that is a proper prefix of a stop."""
-    most = max((len(stop) for stop in stops), default=1) - 1
-    for length in range(min(most, len(sequence)), 0, -1):
+    most = min(max((len(stop) for stop in stops), default=1) - 1, len(sequence))
+    newest = sequence[len(sequence) - most :]
+    if not any(stop[0] in newest for stop in stops if stop):  # as most tokens, each time
+        return 0
+    for length in range(most, 0, -1):
         tail = sequence[-length:]
         if any(len(stop) > length and stop[:length] == tail for stop in stops):
             return length
@@ -46,7 +49,8 @@ class StopStringFilter:
         if self.matched_stop is not None:
             return ""
         text = self.withheld + text
-        for end in range(len(self.withheld) + 1, len(text) + 1):
+        is_possible = any(stop in text for stop in self._stops)
+        for end in range(len(self.withheld) + 1, len(text) + 1) if is_possible else ():
             self.matched_stop = matching_stop(text[:end], self._stops)
             if self.matched_stop is not None:
                 self.withheld = ""

@@ -118,7 +118,12 @@ def _fetch(url: str) -> str:
                     if response.next_request is not None:
                         url = str(response.next_request.url)
                         continue
-                    response.raise_for_status()
+                    if not response.is_success:
+                        raise ModelError(
+                            f"The catalogue could not be fetched from {url}: the server answers "
+                            f"{response.status_code} {response.reason_phrase}.",
+                            "Check the address. The present catalogue stays.",
+                        )
                     for chunk in response.iter_bytes():
                         data += chunk
                         if len(data) > MAX_BYTES:

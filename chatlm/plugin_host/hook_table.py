@@ -26,8 +26,9 @@ from chatlm.plugin_host.validation import (
     valid_messages,
     valid_passages,
 )
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import ModelListing
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.services import SERVICES

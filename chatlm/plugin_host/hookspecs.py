@@ -12,8 +12,9 @@ import pluggy
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine, EngineOpener, ModelListing
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.methods import ReplyMethod
 from chatlm.types.requests import Request
 from chatlm.types.runtimes import GgufRuntime

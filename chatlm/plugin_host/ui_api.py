@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine
-from chatlm.types.messages import Conversation, Passage, Turn
+from chatlm.types.messages import Passage
 from chatlm.types.parts import PreparedImage
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import SideChats
@@ -135,6 +136,15 @@ class Ui(Protocol):
 
     def open_screen(self, name: str, argument: str = "") -> None:
         """Show a screen that a plugin registered."""
+
+    def show_images(self, images: Sequence[PreparedImage]) -> None:
+        """Show images over the chat, one at a time, as large as the terminal allows.
+
+        They are not stored.
+
+        Args:
+            images: at least one, from `read_image`.
+        """
 
     def open_panel(self, name: str) -> None:
         """Show a panel that a plugin registered; close it if it is already shown."""

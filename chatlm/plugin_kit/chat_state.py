@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 
 D = TypeVar("D")
 T = TypeVar("T", bound=str)

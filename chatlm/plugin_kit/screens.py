@@ -17,10 +17,16 @@ from textual.widgets import OptionList, Static
 
 from chatlm.errors import ChatlmError
 from chatlm.text import escape_controls, one_line
+from chatlm.tui.widgets import hints
 from chatlm.tui.widgets.hints import Hints
 
 MUTED_STYLE = "$text-muted"
 """Style of secondary text."""
+
+
+def with_commands(text: str) -> Content:
+    """Return a text of the plugin's own, in which `` `what is typed` `` stands out like a key."""
+    return hints.with_commands(text)
 
 
 class KeyHints(Hints):
@@ -222,7 +228,7 @@ class TextCard(PluginCard):
 
     Args:
         title: shown in the border.
-        text: plain text of any origin; control characters are escaped.
+        text: plain text of any origin, whose control characters are escaped, or styled content.
     """
 
     DEFAULT_CSS = """
@@ -234,11 +240,11 @@ class TextCard(PluginCard):
         Binding("escape", "dismiss", "close"),
     ]
 
-    def __init__(self, title: str, text: str) -> None:
+    def __init__(self, title: str, text: str | Content) -> None:
         super().__init__(title)
-        self._text = text
+        self._text = text if isinstance(text, Content) else Content(escape_controls(text))
 
     def body(self) -> Iterable[Widget]:
         """Return the scrolling text."""
         with VerticalScroll():
-            yield Static(Content(escape_controls(self._text)))
+            yield Static(self._text)

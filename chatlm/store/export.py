@@ -21,7 +21,8 @@ from chatlm.store.rows import (
 )
 from chatlm.store.store import Store
 from chatlm.text import dump_json, escape_controls
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, Reply, Turn
+from chatlm.types.conversations import Conversation, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.parts import (
     File,
     Image,
@@ -33,6 +34,7 @@ from chatlm.types.parts import (
     reasoning_of,
 )
 from chatlm.types.provenance import Provenance, Trace
+from chatlm.types.replies import Reply
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 """ChatML's control tokens, as text."""

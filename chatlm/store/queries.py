@@ -21,8 +21,10 @@ from chatlm.store.rows import (
     turns_from_rows,
     utf8_safe,
 )
-from chatlm.types.messages import Annotation, Conversation, ConversationHeader, Passage, Reply, Turn
+from chatlm.types.conversations import Conversation, ConversationHeader, Turn
+from chatlm.types.messages import Annotation, Passage
 from chatlm.types.provenance import Provenance, Trace
+from chatlm.types.replies import Reply
 
 MAX_ROW_ID = 2**63 - 1
 

@@ -11,23 +11,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chatlm.errors import StoreError, UsageError
-from chatlm.types.messages import (
-    Annotation,
-    ContextPolicy,
-    ConversationHeader,
-    Message,
-    Passage,
-    PluginData,
-    Reply,
-    ReplyStep,
-    StopReason,
-    Turn,
-    Usage,
-    utc_now,
-)
+from chatlm.types.conversations import ContextPolicy, ConversationHeader, PluginData, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.parts import Image, Text, ToolCall, ToolResult, part_from_dict
 from chatlm.types.projects import Project
 from chatlm.types.provenance import Provenance, Trace, calls_from_dicts
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage, utc_now
 from chatlm.types.sampling import Sampling
 from chatlm.types.tool_rules import ChatTools
 

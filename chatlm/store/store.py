@@ -30,24 +30,18 @@ from chatlm.store.rows import (
     utf8_safe,
 )
 from chatlm.store.search import ChatSearchHit, SearchedPart, search
-from chatlm.types.messages import (
-    Annotation,
+from chatlm.types.conversations import (
     ContextPolicy,
     Conversation,
     ConversationHeader,
-    Message,
-    Passage,
     PluginData,
-    Reply,
-    ReplyStep,
-    StopReason,
     Turn,
-    Usage,
-    utc_now,
 )
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.parts import Part
 from chatlm.types.projects import Project
 from chatlm.types.provenance import Provenance, Trace
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage, utc_now
 from chatlm.types.sampling import Sampling
 from chatlm.types.tool_rules import ChatTools
 

@@ -32,17 +32,10 @@ from chatlm.store.rows import (
     utf8_safe,
     utf8_safe_or_none,
 )
-from chatlm.types.messages import (
-    Annotation,
-    ContextPolicy,
-    Conversation,
-    Message,
-    Passage,
-    PluginData,
-    Reply,
-    Turn,
-)
+from chatlm.types.conversations import ContextPolicy, Conversation, PluginData, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.provenance import Provenance, Trace
+from chatlm.types.replies import Reply
 
 ConversationColumn = Literal[
     "title",

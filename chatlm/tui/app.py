@@ -37,7 +37,7 @@ from chatlm.tui.screens.first_start import FirstStart
 from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
 from chatlm.tui.services import Services
 from chatlm.tui.themes import CHANGED_THEMES, THEMES
-from chatlm.types.messages import utc_now
+from chatlm.types.replies import utc_now
 
 log = logging.getLogger(__name__)
 

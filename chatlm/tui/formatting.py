@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from chatlm.text import escape_controls, one_line
-from chatlm.types.messages import (
-    PLUGIN_MODEL_PREFIX,
-    Annotation,
-    ContextPolicy,
-    Reply,
-    StopReason,
-    StreamedPart,
-    Turn,
-    Usage,
-)
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Annotation
 from chatlm.types.parts import File, Image, Part, Reasoning, ToolCall, ToolResult
+from chatlm.types.replies import PLUGIN_MODEL_PREFIX, Reply, StopReason, StreamedPart, Usage
 
 MAX_ARGUMENTS = 400
 """Characters shown of a tool call's arguments."""
@@ -96,7 +90,19 @@ def model_label(name: str) -> str:
     """Return a model's name without its owner or folder; of a plugin that answered itself, so."""
     if name.startswith(PLUGIN_MODEL_PREFIX):
         return f"{one_line(name.removeprefix(PLUGIN_MODEL_PREFIX), 40)} (plugin)"
-    return one_line(name.rstrip("/").rsplit("/", 1)[-1], 60)
+    return one_line(short_name(name), 60)
+
+
+_ON_SERVER = re.compile(r"\w+:(.+)@https?://([^/?#]+).*")
+"""A model at an address: its name there, and the host."""
+
+
+def short_name(model: str) -> str:
+    """Return a model's name without its owner or folder; on a server, with the host behind it."""
+    if found := _ON_SERVER.fullmatch(model):
+        name, host = found.groups()
+        return f"{name.rpartition('/')[2]}@{host.rpartition('@')[2]}"
+    return model.rstrip("/").rpartition("/")[2]
 
 
 def reply_author(reply: Reply) -> tuple[str, str]:

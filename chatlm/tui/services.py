@@ -25,8 +25,9 @@ from chatlm.store.store import Store
 from chatlm.tui.composer.completion import Completer
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Loading, OpenEngine
 from chatlm.tui.graphics import Graphics
-from chatlm.types.messages import Conversation, PluginData, Turn, utc_now
+from chatlm.types.conversations import Conversation, PluginData, Turn
 from chatlm.types.projects import Project
+from chatlm.types.replies import utc_now
 from chatlm.types.sampling import THINKING_LEVELS, Sampling
 from chatlm.types.tool_rules import ChatTools
 

@@ -9,18 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from chatlm.text import one_line
-from chatlm.types.messages import (
-    Annotation,
-    Conversation,
-    Message,
-    Passage,
-    Reply,
-    StopReason,
-    StreamedPart,
-    Turn,
-    Usage,
-)
+from chatlm.types.conversations import Conversation, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.parts import Image, ToolCall, ToolResult
+from chatlm.types.replies import Reply, StopReason, StreamedPart, Usage
 
 MAX_TOP_LOGPROBS = 20
 """Maximum of `Request.logprobs`, as in OpenAI's API."""
@@ -271,8 +263,8 @@ class StepStarted:
 class ToolPreview:
     """What the user sees of a call before it runs, in place of its arguments as JSON."""
 
-    kind: Literal["command", "diff", "text"]
-    """`diff` is a unified diff."""
+    kind: Literal["command", "code", "diff", "text"]
+    """`command` is for a shell, `code` a program, `diff` a unified diff."""
     text: str
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from chatlm.errors import UsageError
 from chatlm.text import one_line
 from chatlm.types.events import MAX_TOP_LOGPROBS
-from chatlm.types.messages import Message, StopReason
+from chatlm.types.messages import Message
 from chatlm.types.parts import Image
+from chatlm.types.replies import StopReason
 from chatlm.types.sampling import Sampling
 from chatlm.types.schemas import Grammar, Schema, check_depth, parse_grammar, parse_schema
 

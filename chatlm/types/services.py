@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 from chatlm.errors import UsageError
 from chatlm.types.messages import Annotation, Passage
 from chatlm.types.setups import SideChat
+from chatlm.types.tools import Tool
 
 T = TypeVar("T")
 
@@ -39,6 +40,23 @@ class Classifier(Protocol):
 
         Raises:
             ChatlmError: the classifier cannot be loaded.
+        """
+        ...
+
+
+@runtime_checkable
+class TextEmbedder(Protocol):
+    """Maps texts to vectors, near each other for texts of similar meaning."""
+
+    def embed(self, texts: Sequence[str], progress: Callable[[int, int], None]) -> Any:
+        """Return an array of float32 with shape (texts, dimensions), whose rows have length 1.
+
+        Args:
+            texts: in any order.
+            progress: called with the number of texts done and that of all.
+
+        Raises:
+            ChatlmError: the embedding model is not on this machine or cannot be loaded.
         """
         ...
 
@@ -94,12 +112,47 @@ class Ratings(Protocol):
         ...
 
 
+class ConnectedServers(Protocol):
+    """Servers of tools, for the time of a session. Thread-safe."""
+
+    def tools(self) -> Sequence[Tool]:
+        """Return the tools of the servers; waits a while for those that start."""
+        ...
+
+    def problems(self) -> Sequence[str]:
+        """Return a sentence about each server that does not work now."""
+        ...
+
+    def close(self) -> None:
+        """End the servers."""
+        ...
+
+
+@runtime_checkable
+class ToolServers(Protocol):
+    """Connects servers of tools that are not in the user's settings."""
+
+    def connect(
+        self, entries: Mapping[str, Mapping[str, Any]], folders: Sequence[Path]
+    ) -> ConnectedServers:
+        """Connect servers; none is started before it is needed.
+
+        Args:
+            entries: as in `mcpServers` of the Model Context Protocol's clients, by name; taken
+                literally, without variables. An entry that is wrong is among the `problems`.
+            folders: those that the user lets tools use.
+        """
+        ...
+
+
 SERVICES: Mapping[str, type] = {
     "documents": Documents,
     "classifier": Classifier,
     "adapters": Adapters,
     "judge": Judge,
     "ratings": Ratings,
+    "embedder": TextEmbedder,
+    "tool_servers": ToolServers,
 }
 """The names of these services, each with its protocol. Plugins may offer others."""
 

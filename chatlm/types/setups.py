@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from chatlm.types.conversations import PluginData
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import PluginData, ReplyStep
 from chatlm.types.parts import PreparedImage
+from chatlm.types.replies import ReplyStep
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 

@@ -10,15 +10,18 @@ from chatlm.plugin_kit.chat_state import plugin_state, text_value
 from chatlm_arena import PLUGIN
 from chatlm_arena.contestants import ADAPTER_KEY
 
-ARENA_SCREEN, LEADERBOARD_SCREEN = "arena", "leaderboard"
+ARENA_SCREEN, LEADERBOARD_SCREEN, RANKING_SCREEN = "arena", "leaderboard", "ranking"
 """The names of the plugin's screens."""
 
-ADD, RATINGS, GOLDEN = "add", "ratings", "golden"
+ADD, RATINGS, RANK, GOLDEN = "add", "ratings", "rank", "golden"
 """The subcommands of `/arena`."""
+
+SCREENS = {"": ARENA_SCREEN, RATINGS: LEADERBOARD_SCREEN, RANK: RANKING_SCREEN}
+"""The screens that subcommands open."""
 
 
 def arena(ui: Ui, argument: str) -> None:
-    """Open the arena or the ratings, add the chat's set-up, or save a golden chat.
+    """Open the arena, a ranking or the ratings, add the chat's set-up, or save a golden chat.
 
     Raises:
         ChatlmError: the action failed or is unknown.
@@ -26,9 +29,9 @@ def arena(ui: Ui, argument: str) -> None:
     from chatlm_arena.store import store as store_module
 
     word, _, rest = argument.strip().partition(" ")
-    if word in ("", RATINGS):
+    if word in SCREENS:
         store_module.check_arena_store()
-        ui.open_screen(LEADERBOARD_SCREEN if word else ARENA_SCREEN)
+        ui.open_screen(SCREENS[word])
     elif word == ADD:
         _add_contestant(ui, rest)
     elif word == GOLDEN:
@@ -36,7 +39,8 @@ def arena(ui: Ui, argument: str) -> None:
     else:
         raise UsageError(
             f"Unknown action: /arena {word}",
-            hint=f"Use /arena, /arena {ADD} NAME, /arena {RATINGS} or /arena {GOLDEN} NAME.",
+            hint=f"Use /arena, /arena {ADD} NAME, /arena {RANK}, /arena {RATINGS} or "
+            f"/arena {GOLDEN} NAME.",
         )
 
 
@@ -70,7 +74,7 @@ def current_adapter(chat: Conversation) -> str:
 
 def register(add: Callable[[SlashCommand], None]) -> None:
     """Register `/arena`."""
-    usage = f"[{ADD} NAME|{RATINGS}|{GOLDEN} NAME]"
+    usage = f"[{ADD} NAME|{RANK}|{RATINGS}|{GOLDEN} NAME]"
     add(SlashCommand("arena", "compare two set-ups blind", arena, usage, key="f9"))
 
 

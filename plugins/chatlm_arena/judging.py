@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from chatlm import ContinuationUnsupported, Message, Sampling, SideChat, StopReason, one_line
 from chatlm_arena.answers import Job, run_jobs
 from chatlm_arena.records import Judgement, MatchReply
+from chatlm_arena.rubrics import Rubric
 from chatlm_arena.votes import Verdict
 
 MAX_ATTEMPTS = 3
 """Attempts at a verdict before the judge counts as undecided."""
+
+MAX_REASON_TOKENS = 300
+"""Tokens of a judge's reasons."""
+
+DEFAULT = Rubric()
 
 CRITERIA = ("coherence", "informativeness", "factual accuracy")
 """The criteria by which answers are rated, each from -2 to 2."""
@@ -22,12 +27,6 @@ CRITERIA = ("coherence", "informativeness", "factual accuracy")
 MAX_ANSWER_CHARACTERS = 4000
 """Longer answers are cut before the judge reads them."""
 
-COMPARE_PROMPT = (
-    "You are an impartial judge. Read what a user asked and two answers, A and B. Decide which "
-    "answer helps the user more: it is right, to the point, and does what was asked. Neither order "
-    "nor length makes an answer better. Say [[A]] if A is better, [[B]] if B is better, and [[C]] "
-    "if they are equally good or bad."
-)
 RATE_PROMPT = (
     "You are an impartial judge. Read what a user asked and an answer. Rate the answer's {} with a "
     "whole number: -2 is very poor, -1 poor, 0 neither, 1 good, 2 very good."
@@ -37,12 +36,17 @@ VERDICT_PREFIX, RATING_PREFIX = "Verdict: [[", "Rating:"
 it in their reply."""
 
 _VERDICT = re.compile(r"\s*(?:(?:Verdict: ?)?\[\[)?\s*([ABC])\]\]")
+_BRACKETS = re.compile(r"\[\[([ABC])\]\]")
 _RATING = re.compile(r"\s*(?:Rating:)?\s*([-+\u2212]?[012])(?![\d.])")
 _VERDICTS = {"A": Verdict.LEFT, "B": Verdict.RIGHT, "C": Verdict.TIE}
 
 
 def compare_answers(
-    judge: SideChat, left: Sequence[MatchReply], right: Sequence[MatchReply], seed: int
+    judge: SideChat,
+    left: Sequence[MatchReply],
+    right: Sequence[MatchReply],
+    seed: int,
+    rubric: Rubric = DEFAULT,
 ) -> Job[list[Judgement]]:
     """Ask for a verdict in both orders, each up to `MAX_ATTEMPTS` times.
 
@@ -51,17 +55,22 @@ def compare_answers(
         left: the left side's answers, one per turn.
         right: the right side's answers to the same messages.
         seed: seed of the first attempt; later ones add 1 each.
+        rubric: what the judge looks for; with reasoning, its reasons are part of the judgement.
     """
     judgements = []
     for swapped in (False, True):
         one, other = (right, left) if swapped else (left, right)
         question = f"{_format_answers('Answer A', one)}\n\n{_format_answers('Answer B', other)}"
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            text = yield from _ask_judge(
-                judge, COMPARE_PROMPT, question, VERDICT_PREFIX, attempt, seed
-            )
-            match = _VERDICT.match(text)
-            verdict = _VERDICTS[match.group(1)] if match else None
+            if rubric.reasoning:
+                text, letter = yield from _reason(judge, rubric, question, attempt, seed)
+            else:
+                text = yield from _ask_judge(
+                    judge, rubric.system, question, VERDICT_PREFIX, attempt, seed
+                )
+                match = _VERDICT.match(text)
+                letter = match.group(1) if match else None
+            verdict = _VERDICTS[letter] if letter else None
             if verdict is not None and swapped:
                 verdict = verdict.mirrored
             judgements.append(Judgement(swapped, attempt, text, verdict))
@@ -78,14 +87,25 @@ def combine_orders(judgements: Iterable[Judgement]) -> Verdict | None:
     return verdicts[False] if verdicts[False] is verdicts[True] else Verdict.TIE
 
 
-def majority_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
-    """Return the most frequent verdict; a tie if two are equally frequent, None without any."""
-    top = Counter(verdict for verdict in verdicts if verdict is not None).most_common(2)
+def majority_verdict(
+    verdicts: Sequence[Verdict | None], weights: Sequence[float] | None = None
+) -> Verdict | None:
+    """Return the verdict with the most weight; a tie if two have the same, None without any.
+
+    Args:
+        verdicts: one of each judge; None for a judge without one.
+        weights: of the judges, 0 or more; None for 1 each.
+    """
+    totals: dict[Verdict, float] = {}
+    for verdict, weight in zip(verdicts, weights or [1.0] * len(verdicts), strict=True):
+        if verdict is not None and weight > 0:
+            totals[verdict] = totals.get(verdict, 0.0) + weight
+    top = sorted(totals, key=lambda verdict: -totals[verdict])[:2]
     if not top:
         return None
-    if len(top) > 1 and top[0][1] == top[1][1]:
+    if len(top) > 1 and totals[top[0]] - totals[top[1]] < 1e-9:
         return Verdict.TIE
-    return top[0][0]
+    return top[0]
 
 
 def rate_answers(
@@ -112,20 +132,50 @@ def rate_answers(
     return None, text
 
 
+def _reason(
+    judge: SideChat, rubric: Rubric, question: str, attempt: int, seed: int
+) -> Job[tuple[str, str | None]]:
+    """Return the judge's reasons with its verdict, and the verdict's letter if there is one.
+
+    Without a verdict at their end, the judge is asked for one after its reasons.
+    """
+    reasons = yield from _ask_judge(
+        judge, rubric.system, question, "", attempt, seed, max_tokens=MAX_REASON_TOKENS
+    )
+    found = _BRACKETS.findall(reasons)
+    if found:
+        return reasons, found[-1]
+    prefix = f"{reasons.strip()}\n\n{VERDICT_PREFIX}"
+    text = yield from _ask_judge(judge, rubric.system, question, prefix, attempt, seed)
+    match = _VERDICT.match(text.removeprefix(reasons.strip()))
+    return prefix + text, match.group(1) if match else None
+
+
 def _ask_judge(
-    judge: SideChat, system: str, question: str, reply_prefix: str, attempt: int, seed: int
+    judge: SideChat,
+    system: str,
+    question: str,
+    reply_prefix: str,
+    attempt: int,
+    seed: int,
+    *,
+    max_tokens: int = 8,
 ) -> Job[str]:
-    """Return the judge's reply after `reply_prefix`; greedy first, then sampled."""
+    """Return the judge's reply after `reply_prefix`, if any; greedy first, then sampled."""
     request = judge.request(question)
     messages = [message for message in request.messages if message.role != "system"]
     sampling = Sampling(
-        temperature=0.0 if attempt == 1 else 0.7, max_tokens=8, seed=seed + attempt - 1
+        temperature=0.0 if attempt == 1 else 0.7,
+        max_tokens=max_tokens,
+        seed=seed + attempt - 1,
     )
     request = dataclasses.replace(
         request,
         messages=(Message("system", system), *messages),
         sampling=sampling.with_fallback(request.sampling),
     )
+    if not reply_prefix:
+        return (yield request)
     prefilled = (*request.messages, Message("assistant", reply_prefix))
     try:
         return (yield dataclasses.replace(request, messages=prefilled))

@@ -227,9 +227,9 @@ class LiveMatch:
         """
         if not self.can_vote:
             raise UsageError("Both sides must answer first.", hint="Let them answer again.")
-        before = _elo_by_name(self._store, elo_rules)
+        before = elo_by_name(self._store, elo_rules)
         self._store.add_vote(self._match, verdict, HUMAN)
-        after = _elo_by_name(self._store, elo_rules)
+        after = elo_by_name(self._store, elo_rules)
         left, right = (
             self._reveal_side(side, before.get(name, elo_rules.initial_rating), after[name])
             for side in SIDES
@@ -327,6 +327,7 @@ def _round_robin(streams: Sequence[Iterator[SideAnswer]]) -> Iterator[SideAnswer
                 open_streams.remove(stream)
 
 
-def _elo_by_name(store: ArenaStore, elo_rules: EloRules) -> dict[str, float]:
+def elo_by_name(store: ArenaStore, elo_rules: EloRules) -> dict[str, float]:
+    """Return the Elo rating of each contestant."""
     votes = store.votes()
     return dict(zip(votes.names, elo_ratings(votes, elo_rules).tolist(), strict=True))

@@ -55,9 +55,10 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Add the screens of the arena and the ratings."""
+    """Add the screens of the arena, the ratings and the ranking."""
     register(PluginScreen(actions.ARENA_SCREEN, _arena_screen))
     register(PluginScreen(actions.LEADERBOARD_SCREEN, _leaderboard_screen))
+    register(PluginScreen(actions.RANKING_SCREEN, _ranking_screen))
 
 
 @hookimpl
@@ -77,3 +78,9 @@ def _leaderboard_screen(ui: Ui, argument: str) -> Any:
     from chatlm_arena.screens.leaderboard import LeaderboardScreen
 
     return LeaderboardScreen()
+
+
+def _ranking_screen(ui: Ui, argument: str) -> Any:
+    from chatlm_arena.screens.ranking import RankingScreen
+
+    return RankingScreen(ui)

@@ -125,7 +125,7 @@ def fit_strengths(tally: Tally) -> FloatArray:
     from evalica import Winner, bradley_terry
 
     one, other, score, count = tally.one, tally.other, tally.score, tally.count
-    if not _is_strongly_connected(tally):
+    if not is_strongly_connected(tally):
         upper, lower = np.triu_indices(size, 1)
         one, other = np.concatenate([one, upper]), np.concatenate([other, lower])
         score = np.concatenate([score, np.full(len(upper), 0.5)])
@@ -177,6 +177,13 @@ def estimate_strengths(
     )
 
 
+def estimate_log_strengths(tally: Tally) -> FloatArray:
+    """Return the logarithms of `fit_strengths`, with mean 0."""
+    logs = np.log(fit_strengths(tally))
+    out: FloatArray = logs - logs.mean() if logs.size else logs
+    return out
+
+
 def to_elo_scale(strength: FloatArray) -> FloatArray:
     """Convert strengths, along the last axis, to the Elo scale with mean `MEAN_RATING`."""
     if not strength.size:
@@ -207,7 +214,7 @@ def _with_counts(tally: Tally, count: IntArray) -> Tally:
     )
 
 
-def _is_strongly_connected(tally: Tally) -> bool:
+def is_strongly_connected(tally: Tally) -> bool:
     """Return whether a chain of wins and ties leads from everyone to everyone (Ford, 1957)."""
     reached = (win_matrix(tally) > 0) | np.eye(tally.num_contestants, dtype=bool)
     for _ in range(tally.num_contestants.bit_length()):

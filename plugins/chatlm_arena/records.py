@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args
 
 from chatlm import Image, ReplyStep, StopReason
@@ -121,3 +122,44 @@ class ImportedVote(NamedTuple):
     judge: str
     chats: tuple[Exchanges, Exchanges] | None = None
     """Both sides' chats with the same user messages; None if the file has none."""
+
+
+@dataclass(frozen=True)
+class VoteFacts:
+    """What is known about one vote besides its outcome."""
+
+    left: int
+    """Id of the contestant on the left."""
+    right: int
+    judge: str
+    """Who voted: `HUMAN`, a model, or a voter of an imported file."""
+    created: datetime
+    """When it was saved, with the time zone."""
+    imported: bool
+    match_id: int | None
+    ranking_id: int | None
+    """The ranking that implied it, if any."""
+    prompt: str | None
+    """The first message of its match; None if unknown."""
+    left_text: str | None
+    """The left replies, one after the other; None if unknown."""
+    right_text: str | None
+
+    @property
+    def characters(self) -> int | None:
+        """Number of characters in both sides' replies; None if unknown."""
+        if self.left_text is None or self.right_text is None:
+            return None
+        return len(self.left_text) + len(self.right_text)
+
+
+@dataclass(frozen=True)
+class AspectRating:
+    """A judge's rating of one answer in one aspect."""
+
+    reply_id: int
+    contestant: str
+    judge: str
+    aspect: str
+    value: int
+    """-2 to 2."""

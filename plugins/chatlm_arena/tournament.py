@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -18,14 +18,19 @@ from chatlm import Sampling, Setup, SideChats, UsageError, check_regular_file, o
 from chatlm_arena import judging
 from chatlm_arena.answers import AnswerRequest, Seat, generate_answers, run_jobs
 from chatlm_arena.contestants import Contestant
-from chatlm_arena.records import Match, MatchReply
+from chatlm_arena.match_judging import PANEL, JudgingCounts, MatchJudging
+from chatlm_arena.records import HUMAN, Match, MatchReply
+from chatlm_arena.rubrics import Rubric
 from chatlm_arena.store.rows import replace_surrogates
 from chatlm_arena.store.store import ArenaStore
 
 FORMAT_HELP = (
     'A row has "turns", a list of messages, or "prompt", a single one; and optionally "reference", '
-    "the expected answer, or a list with one per turn."
+    'the expected answer, or a list with one per turn, and "tags", words for its topics.'
 )
+
+MAX_TAG_CHARACTERS = 40
+"""A longer tag is refused."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,18 @@ class TournamentPrompt:
     """The user messages, in order."""
     references: tuple[str, ...] = ()
     """Expected answers by turn; may be shorter than `turns`, and empty texts are ignored."""
+    tags: tuple[str, ...] = ()
+    """What the prompt is about, for boards per topic."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prompt as plain values, ready for JSON."""
-        return {
+        values: dict[str, Any] = {
             "turns": list(self.turns),
             "references": list(self.references),
         }
+        if self.tags:  # absent otherwise, so that tournaments of earlier versions are found again
+            values["tags"] = list(self.tags)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TournamentPrompt:
@@ -54,6 +64,7 @@ class TournamentPrompt:
         return cls(
             turns=tuple(values["turns"]),
             references=tuple(values["references"]),
+            tags=tuple(values.get("tags", ())),
         )
 
 
@@ -103,8 +114,14 @@ def _parse_prompt(line: str, location: str) -> TournamentPrompt:
     references = references if isinstance(references, list) else [references]
     if not all(isinstance(text, str) for text in references):
         _reject(location, f"has the reference {one_line(repr(references), 60)}")
+    tags = row.get("tags", [])
+    tags = tags if isinstance(tags, list) else [tags]
+    if not all(_is_nonblank_text(tag) and tag == one_line(tag, MAX_TAG_CHARACTERS) for tag in tags):
+        _reject(location, f"has the tags {one_line(repr(tags), 60)}")
     return TournamentPrompt(
-        tuple(map(replace_surrogates, turns)), tuple(map(replace_surrogates, references))
+        tuple(map(replace_surrogates, turns)),
+        tuple(map(replace_surrogates, references)),
+        tuple(dict.fromkeys(map(replace_surrogates, tags))),
     )
 
 
@@ -114,10 +131,6 @@ def _is_nonblank_text(value: Any) -> bool:
 
 def _reject(location: str, problem: str) -> NoReturn:
     raise UsageError(f"{location}: it {problem}.", hint=FORMAT_HELP)
-
-
-PANEL = "panel"
-"""The judge of votes decided by a majority of several models."""
 
 
 @dataclass(frozen=True)
@@ -159,20 +172,6 @@ class TournamentPlan:
     def reply_count(self) -> int:
         """Number of replies of the whole tournament."""
         return len(self.contestants) * sum(len(prompt.turns) for prompt in self.prompts)
-
-
-@dataclass
-class JudgingCounts:
-    """Counts of the judging."""
-
-    votes: int = 0
-    """Matches with a verdict, including those from earlier runs."""
-    undecided: int = 0
-    """Matches without a verdict."""
-    disagreements: int = 0
-    """Verdicts that depended on the order of the answers, and so became ties."""
-    retries: int = 0
-    """Repeated attempts at a verdict."""
 
 
 @dataclass
@@ -229,39 +228,48 @@ class Tournament:
                 matches.append(Match(match.id, left, right, sides[0], sides[1]))
         return matches
 
-    def judge(self, judges: Mapping[str, Setup]) -> Iterator[int]:
-        """Let models judge all matches; several decide by majority.
+    def unranked(self) -> list[tuple[int, list[tuple[Contestant, Sequence[MatchReply]]]]]:
+        """Return the prompts on whose answers the user has no vote, with the answers shuffled."""
+        done = self.store.run_replies(self.run_id)
+        matches = self.matches()
+        voted = {match.id for match in matches if self.store.has_vote(match, HUMAN)}
+        pairs = len(self.plan.contestants) * (len(self.plan.contestants) - 1) // 2
+        todo: list[tuple[int, list[tuple[Contestant, Sequence[MatchReply]]]]] = []
+        for item, prompt in enumerate(self.plan.prompts):
+            if any(match.id in voted for match in matches[item * pairs : (item + 1) * pairs]):
+                continue
+            order = np.random.default_rng([self.plan.seed, item]).permutation(
+                len(self.plan.contestants)
+            )
+            answers: list[tuple[Contestant, Sequence[MatchReply]]] = [
+                (
+                    contestant,
+                    [done[item, contestant.id, turn] for turn in range(len(prompt.turns))],
+                )
+                for contestant in (self.plan.contestants[at] for at in order.tolist())
+            ]
+            todo.append((item, answers))
+        return todo
+
+    def judge(
+        self,
+        judges: Mapping[str, Setup],
+        rubric: Rubric | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> Iterator[int]:
+        """Let models judge all matches; several decide together.
 
         Args:
             judges: set-ups by judge name.
+            rubric: what they look for; None for the default one.
+            weights: as for `MatchJudging`.
 
         Yields:
             The number of judgements done; each judge gives one per match.
         """
-        matches = self.matches()
-        counted: set[int] = set()
-        done = 0
-        for judge, setup in judges.items():
-            todo = [match for match in matches if not self.store.judgements(match, judge)]
-            done += len(matches) - len(todo)
-            yield done
-            if not todo:
-                continue
-            chat = self.chats.begin(setup)
-            jobs = (
-                judging.compare_answers(
-                    chat, match.left_replies, match.right_replies, self.plan.seed
-                )
-                for match in todo
-            )
-            with closing(run_jobs(chat.engine, jobs)) as judged:
-                for index, judgements in judged:
-                    self.store.add_judgements(todo[index], judge, judgements)
-                    self._record_vote(todo[index], judges, counted)
-                    done += 1
-                    yield done
-        for match in matches:
-            self._record_vote(match, judges, counted)
+        yield from MatchJudging(
+            self.store, self.chats, rubric or Rubric(), weights, self.plan.seed, self.counts
+        ).judge(self.matches(), judges)
 
     def rate(self, judges: Mapping[str, Setup]) -> Iterator[int]:
         """Let models rate all answers to all prompts, and yield the number of ratings done."""
@@ -293,29 +301,6 @@ class Tournament:
                     count += 1
                     yield count
 
-    def _record_vote(self, match: Match, judges: Mapping[str, Setup], counted: set[int]) -> None:
-        """Save the verdict on a match once all judges have judged it, and count it once."""
-        by_judge = [self.store.judgements(match, judge) for judge in judges]
-        if match.id in counted or not all(by_judge):
-            return
-        counted.add(match.id)
-        name = next(iter(judges)) if len(judges) == 1 else PANEL
-        if self.store.has_vote(match, name):
-            self.counts.votes += 1
-            return
-        verdicts = [judging.combine_orders(judgements) for judgements in by_judge]
-        for judgements, verdict in zip(by_judge, verdicts, strict=True):
-            self.counts.retries += sum(one.attempt > 1 for one in judgements)
-            distinct = {one.verdict for one in judgements if one.verdict is not None}
-            self.counts.disagreements += verdict is not None and len(distinct) > 1
-        majority = judging.majority_verdict(verdicts)
-        if majority is None:
-            self.counts.undecided += 1
-            return
-        with suppress(UsageError):  # another process of this tournament voted in the meantime
-            self.store.add_vote(match, majority, name)
-        self.counts.votes += 1
-
     def _answer_request(
         self,
         item: int,
@@ -337,6 +322,16 @@ class Tournament:
         return int(np.random.default_rng([self.plan.seed, *key]).integers(2**31))
 
 
+def tags_by_match(store: ArenaStore) -> dict[int, tuple[str, ...]]:
+    """Return the tags of each tournament's match that has some, by the match's id."""
+    plans = {number: TournamentPlan.from_dict(values) for number, _, values in store.runs()}
+    return {
+        match_id: tags
+        for match_id, run_id, item in store.run_matches()
+        if (tags := plans[run_id].prompts[item].tags)
+    }
+
+
 def _model_of(contestant: Contestant) -> str:
     return contestant.setup.model if contestant.setup else ""
 
@@ -348,9 +343,20 @@ def with_max_tokens(setup: Setup, max_tokens: int | None) -> Setup:
     )
 
 
-def resolve_judges(names: Sequence[str], contestants: Sequence[Contestant]) -> dict[str, Setup]:
-    """Return judges by name: models, and for `panel` all models of the contestants."""
+def resolve_judges(
+    names: Sequence[str], contestants: Sequence[Contestant], rubric: Rubric | None = None
+) -> dict[str, Setup]:
+    """Return judges by name: models, and for `panel` all models of the contestants.
+
+    Args:
+        names: models or `panel`.
+        contestants: the contestants.
+        rubric: what the judges look for, which is part of their names; None for the default one.
+    """
     models = [name for name in names if name != PANEL]
     if PANEL in names:
         models += [c.setup.model for c in contestants if c.setup is not None]
-    return {model or "model": Setup(model=model) for model in dict.fromkeys(models)}
+    rubric = rubric or Rubric()
+    return {
+        rubric.judge_name(model or "model"): Setup(model=model) for model in dict.fromkeys(models)
+    }

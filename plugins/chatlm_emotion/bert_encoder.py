@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chatlm import ModelError
+from chatlm_emotion.domain_shift import DomainShift
 
 Weights = Mapping[str, Tensor]
 
@@ -50,6 +51,7 @@ class BertClassifier:
                 trained_weights["head.weight"].float(),
                 trained_weights["head.bias"].float(),
             )
+            self.shift = DomainShift.from_arrays(trained_weights)
         except Exception as error:  # safetensors and tokenizers raise many kinds
             raise ModelError(
                 f"The encoder in {base} cannot be used: {str(error) or type(error).__name__}.",
@@ -62,17 +64,22 @@ class BertClassifier:
 
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Logits of the labels, `(len(texts), labels)`."""
-        with torch.inference_mode():
-            return torch.stack([self._logits(text) for text in texts])
+        return self.logits_and_states(texts)[0]
 
-    def _logits(self, text: str) -> Tensor:
+    def logits_and_states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Logits of the labels, `(len(texts), labels)`, and mean states, `(len(texts), width)`."""
+        with torch.inference_mode():
+            states = torch.stack([self._mean_state(text) for text in texts])
+            return functional.linear(states, *self._head), states
+
+    def _mean_state(self, text: str) -> Tensor:
         clean = text.encode("utf-8", "replace").decode("utf-8")
         ids = self._tokenizer.encode(clean, add_special_tokens=False).ids[: self._max_tokens - 2]
         begin, end = self._cls_and_sep
         states = self._embed(torch.tensor([begin, *ids, end]))
         for number in range(self._num_layers):
             states = self._layer(states, f"encoder.layer.{number}")
-        return functional.linear(states.mean(0), *self._head)
+        return states.mean(0)
 
     def _embed(self, ids: Tensor) -> Tensor:
         table = self._weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from chatlm import Artifact, ChatlmError, ModelLocation, find_model, fingerprint_weights
 from chatlm_emotion import card as cards
 from chatlm_emotion.card import UNSURE, ClassifierCard
+from chatlm_emotion.domain_shift import DomainShift
 from chatlm_emotion.metrics import softmax
 from chatlm_emotion.recipe import Recipe
 
@@ -36,6 +37,16 @@ class Scorer(Protocol):
 
     def logits(self, texts: Sequence[str]) -> Any:
         """Return logits, `(len(texts), labels)`."""
+
+
+@runtime_checkable
+class EncoderScorer(Protocol):
+    """A trained encoder, which may tell how unlike its training texts others are."""
+
+    shift: DomainShift | None
+
+    def logits_and_states(self, texts: Sequence[str]) -> tuple[Any, Any]:
+        """Return logits, `(len(texts), labels)`, and states, `(len(texts), width)`."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +84,18 @@ class Classifier:
         found = np.empty((len(texts), len(self.card.labels)))
         for begin in range(0, len(texts), BATCH_SIZE):
             part = texts[begin : begin + BATCH_SIZE]
-            scores = np.asarray(self._scorer.logits(part))
-            found[begin : begin + BATCH_SIZE] = softmax(scores, self.card.temperature)
+            found[begin : begin + BATCH_SIZE] = self._calibrated(part)
             if on_progress:
                 on_progress(len(part))
         return found
+
+    def _calibrated(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        scorer, warmth = self._scorer, self.card.temperature
+        if not isinstance(scorer, EncoderScorer) or scorer.shift is None:
+            return softmax(np.asarray(scorer.logits(texts)), warmth)
+        logits, states = map(np.asarray, scorer.logits_and_states(texts))
+        softened: NDArray[np.float64] = scorer.shift.soften(softmax(logits, warmth), states)
+        return softened
 
     def classify(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None

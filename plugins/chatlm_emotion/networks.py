@@ -114,14 +114,15 @@ class HeadNetwork(Network):
 
     def logits(self, batch: Batch) -> Tensor:
         """Return logits, `(texts, labels)`; float32."""
-        scores: Tensor = self.head(self.drop(self._pool(batch)))
+        scores: Tensor = self.head(self.drop(self.pool(batch)))
         return scores.float()
 
     def loss(self, batch: Batch, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy."""
         return functional.cross_entropy(self.logits(batch), targets)
 
-    def _pool(self, batch: Batch) -> Tensor:
+    def pool(self, batch: Batch) -> Tensor:
+        """Return the state that the head reads of each text, `(texts, width)`."""
         ids, mask = batch
         states: Tensor = self.adapted(input_ids=ids, attention_mask=mask).last_hidden_state
         return states[:, -1]
@@ -151,7 +152,8 @@ class EncoderNetwork(HeadNetwork):
         """Pad on the right."""
         return _pad_batch(ids, pad_left=False)
 
-    def _pool(self, batch: Batch) -> Tensor:
+    def pool(self, batch: Batch) -> Tensor:
+        """Return the state that the head reads of each text, `(texts, width)`."""
         ids, mask = batch
         states: Tensor = self.adapted(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask.unsqueeze(-1).to(states.dtype)

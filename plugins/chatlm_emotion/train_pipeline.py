@@ -18,6 +18,7 @@ from chatlm_emotion import baseline, card, examples, metrics
 from chatlm_emotion.card import CLASSIFIERS, ClassifierCard
 from chatlm_emotion.checkpoints import RUNS, Checkpoint
 from chatlm_emotion.classifier import Classifier, Scorer
+from chatlm_emotion.domain_shift import FITTED_TEXTS, DomainShift
 from chatlm_emotion.examples import LabelledDataset, LabelledExample
 from chatlm_emotion.progress import ClassifierProgress
 from chatlm_emotion.recipe import Recipe
@@ -123,10 +124,20 @@ def _train_and_save(
         )
     progress.activity = "measuring"
     listener.update(progress)
-    scores = np.asarray(scorer.logits([row.text for row in held_out]))
+    held_out_texts = [row.text for row in held_out]
+    scores = np.asarray(scorer.logits(held_out_texts))
     truth = [job.dataset.labels.index(row.label or "") for row in held_out]
     warmth = metrics.fit_temperature(scores, truth)
-    measured = metrics.score_predictions(metrics.softmax(scores, warmth), truth, job.dataset.labels)
+    probabilities = metrics.softmax(scores, warmth)
+    shift = None
+    if job.recipe.method == "encoder":
+        some = learn[:: max(len(learn) // FITTED_TEXTS, 1)]
+        states, held_out_states = (
+            _states(scorer, texts) for texts in ([row.text for row in some], held_out_texts)
+        )
+        if shift := DomainShift.fit(states, held_out_states):
+            probabilities = shift.soften(probabilities, held_out_states)
+    measured = metrics.score_predictions(probabilities, truth, job.dataset.labels)
     made = ClassifierCard(
         name=job.name,
         attribute=job.attribute,
@@ -165,7 +176,7 @@ def _train_and_save(
         versions={name: version(name) for name in ("torch", "transformers", "scikit-learn")},
     )
     with CLASSIFIERS.create(place) as new:
-        save(new)
+        save(new, **({"shift": shift} if shift else {}))
         card.write_card(made, new)
     return made
 
@@ -251,9 +262,26 @@ def _train_network(
     network_weights.load_into_network(network, learnt)  # evaluate the weights as they are saved
     return (
         NetworkScorer(network),
-        lambda folder: network_weights.save_tensors(learnt, folder),
+        lambda folder, shift=None: network_weights.save_tensors(
+            {**learnt, **_tensors(shift)}, folder
+        ),
         progress,
     )
+
+
+def _states(scorer: Scorer, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return the states of texts that a trained encoder reads."""
+    from chatlm_emotion.training import NetworkScorer
+
+    assert isinstance(scorer, NetworkScorer)  # noqa: S101  # of the method `encoder`
+    return scorer.states(texts)
+
+
+def _tensors(shift: DomainShift | None) -> dict[str, Any]:
+    """Return what a classifier stores of its domain shift."""
+    import torch
+
+    return {} if shift is None else {k: torch.from_numpy(v) for k, v in shift.to_arrays().items()}
 
 
 def _teacher_probabilities(

@@ -18,7 +18,7 @@ from chatlm import fast_dtype
 from chatlm.plugin_kit.training import ProgressListener
 from chatlm_emotion.checkpoints import Checkpoint
 from chatlm_emotion.examples import LabelledExample
-from chatlm_emotion.networks import Network
+from chatlm_emotion.networks import EncoderNetwork, Network
 from chatlm_emotion.progress import ClassifierProgress, EvalResult
 from chatlm_emotion.recipe import Recipe
 
@@ -141,6 +141,29 @@ class NetworkScorer:
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return logits, `(len(texts), labels)`."""
         return predict_logits(self._network, texts)
+
+    def states(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the state that the head reads of each text, `(len(texts), width)`.
+
+        Raises:
+            TypeError: the network is no encoder.
+        """
+        if not isinstance(self._network, EncoderNetwork):
+            raise TypeError("only an encoder has states")
+        return mean_states(self._network, texts)
+
+
+def mean_states(network: EncoderNetwork, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return the encoder's mean state of each text, `(len(texts), width)`."""
+    network.eval()
+    ids = network.encode(texts)
+    with torch.inference_mode(), mixed_precision():
+        return np.concatenate(
+            [
+                network.pool(network.pad_batch(ids[begin : begin + 32])).float().numpy()
+                for begin in range(0, len(ids), 32)
+            ]
+        )
 
 
 def predict_logits(

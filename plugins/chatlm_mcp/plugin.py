@@ -75,6 +75,13 @@ class McpPlugin:
             register(server.config.name, ServerResources(server))
 
     @hookimpl
+    def register_services(self, register: Callable[[str, Any], None]) -> None:
+        """Let sessions connect servers of their own."""
+        from chatlm_mcp.session_servers import SessionServers
+
+        register("tool_servers", SessionServers(lambda: self._settings))
+
+    @hookimpl
     def register_templates(self, register: Callable[[str, TemplateRenderer], None]) -> None:
         """Offer the servers' prompts, as `SERVER:PROMPT`."""
         from chatlm_mcp.prompts import make_templates

@@ -294,6 +294,8 @@ class Server:
         hint = "Look at its log: /mcp, or chatlm mcp test"
         if isinstance(error, RequestRefused):  # it works, and has said why
             hint = ""
+        elif not self.config.in_file:
+            hint = "Its command or address comes from the program that started this session."
         elif self.config.url:
             hint = (
                 f"Its url and headers are in {config_path()}. If it wants you to sign in: "

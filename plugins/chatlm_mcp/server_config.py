@@ -58,6 +58,8 @@ class ServerConfig:
     disabled: bool = False
     problem: str = ""
     """Why the entry cannot be used; empty if it can."""
+    in_file: bool = True
+    """Whether it is in mcp.json; else it lasts for one session, and is taken literally."""
 
     @property
     def transport(self) -> Transport:
@@ -78,12 +80,16 @@ class ServerConfig:
     def expanded(self, environment: Mapping[str, str] | None = None) -> ServerConfig:
         """Return it with `${VAR}` replaced in command, arguments, env, cwd, URL and headers.
 
+        One that is not in mcp.json stays as it is.
+
         Args:
             environment: the variables; None for those of the process.
 
         Raises:
             UsageError: a variable is not set and has no default.
         """
+        if not self.in_file:
+            return self
         variables = os.environ if environment is None else environment
 
         def expand(text: str) -> str:

@@ -8,6 +8,8 @@ from threading import Lock
 
 from chatlm import data_dir, escape_controls
 
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
+
 MAX_LOG_BYTES = 500_000
 """Of the newest file; the one before is kept as well."""
 
@@ -36,16 +38,15 @@ class ServerLog:
                 return
 
     def tail(self, lines: int) -> list[str]:
-        """Return the last lines, safe to show."""
+        """Return the last lines, safe to show and without their colours."""
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, self.path.stat().st_size - 400 * lines - 1))
                 data = file.read()
         except OSError:
             return []
-        return [escape_controls(line) for line in data.decode("utf-8", "replace").splitlines()][
-            -lines:
-        ]
+        text = _COLOURS.sub("", data.decode("utf-8", "replace"))
+        return [escape_controls(line) for line in text.splitlines()[-lines:]]
 
 
 def log_path(name: str) -> Path:

@@ -1,10 +1,10 @@
-"""All servers of mcp.json, with their lists; the file is read again when it changed."""
+"""The servers of mcp.json, or those of one session, with their lists."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from threading import Lock, Thread
@@ -25,18 +25,21 @@ CHANGE_SECONDS = 1.0
 
 
 class Servers:
-    """The servers of mcp.json. Thread-safe; nothing is started before it is needed.
+    """Several servers. Thread-safe; nothing is started before it is needed.
 
     Args:
         settings: time limits.
         folders: returns the folders that the user lets tools use.
+        configs: the servers; None for those of mcp.json, which is read again when it changed.
     """
 
     def __init__(
         self,
         settings: Settings | None = None,
         folders: Callable[[], tuple[Path, ...]] = tuple,
+        configs: Sequence[ServerConfig] | None = None,
     ) -> None:
+        self._configs = configs
         self._settings = settings or Settings()
         self._folders = folders
         self._lock = Lock()
@@ -50,16 +53,16 @@ class Servers:
         """Servers whose changed lists are being asked for."""
 
     def all(self) -> list[Server]:
-        """Return the servers in the order of the file.
+        """Return the servers in the order of the file or the session.
 
         Raises:
             ChatlmError: the file cannot be read or is not JSON.
         """
-        stamp = _file_stamp()
+        stamp = _file_stamp() if self._configs is None else (0, 0)
         gone: list[Server] = []
         with self._lock:
             if stamp != self._stamp:
-                configs = load_servers()
+                configs = load_servers() if self._configs is None else self._configs
                 kept = {
                     config.name: self._servers[config.name]
                     for config in configs

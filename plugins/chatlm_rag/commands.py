@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import click
 
 from chatlm import ChatlmError, UsageError, dump_json, escape_controls, expand_path, human_bytes
 from chatlm.plugin_kit.options import complete_names, json_option
-from chatlm.plugin_kit.progress import progress_bar
+from chatlm.plugin_kit.progress import graceful_interrupt, progress_bar
 from chatlm_rag.formatting import describe_hit, draw_scorecard, scorecard_dict
 
 if TYPE_CHECKING:
@@ -246,8 +247,9 @@ def build(
 ) -> None:
     """Build an index of files and folders.
 
-    Indexes Markdown, text, code, HTML, PDF, DOCX and BEIR corpora (corpus.jsonl). Skips hidden
-    files and files ignored by a .gitignore. A build that you stop with Ctrl-C can be continued.
+    Indexes Markdown, text, code, HTML, PDF, DOCX, XLSX, PPTX, EPUB, e-mails, tables and BEIR
+    corpora (corpus.jsonl). Skips hidden files and files ignored by a .gitignore. A build that you
+    stop with Ctrl-C can be continued.
 
     Example: chatlm rag build notes ~/notes --include '*.md'
     """
@@ -343,6 +345,31 @@ def update(
         else:
             result = builder.update(name, work)
     formatting.print_build_result(find_index(name), result, as_json)
+
+
+@rag.command()
+@name_argument
+def watch(name: str) -> None:
+    """Keep an index up to date: update it whenever its files change, until Ctrl-C.
+
+    Example: chatlm rag watch notes
+    """
+    from chatlm_rag import formatting
+    from chatlm_rag.index.folder import find_index
+    from chatlm_rag.index.watching import updates
+
+    index = find_index(name)
+    with graceful_interrupt() as pressed:
+        click.echo(f"Watching the files of {name}; Ctrl-C stops it.", err=True)
+        for result in updates(name, _Pressed(pressed)):
+            formatting.print_build_result(index, result, as_json=False)
+
+
+class _Pressed:
+    """Whether Ctrl-C was pressed, asked like a `threading.Event`."""
+
+    def __init__(self, pressed: Callable[[], bool]) -> None:
+        self.is_set = pressed
 
 
 @rag.command("list")

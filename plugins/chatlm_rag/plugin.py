@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatlm import Annotation, Panel, PluginScreen, hookimpl
+from chatlm import Annotation, Panel, PluginScreen, hookimpl, load_plugin_settings
 from chatlm_rag import PLUGIN, actions
 from chatlm_rag.settings import INDEX_KEY, Settings, index_from_conversation, index_from_plugin_data
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Ui,
         UsageError,
     )
+    from chatlm_rag.index.embedding import Embedder
 
 __all__ = ["Settings"]
 
@@ -93,10 +94,27 @@ class IndexSearch:
         return grounding.find_passages(collection, query)
 
 
+class DefaultEmbedder:
+    """The service `embedder`: the default embedder, loaded on first use."""
+
+    def __init__(self) -> None:
+        self._embedder: Embedder | None = None
+
+    def embed(self, texts: Sequence[str], progress: Callable[[int, int], None]) -> Any:
+        """Return the vectors of texts as unit vectors."""
+        from chatlm_rag.index import embedding
+
+        if self._embedder is None:
+            local = embedding.find_embedder(embedding.DEFAULT_EMBEDDER)
+            self._embedder = embedding.Embedder(local.folder, local.record)
+        return self._embedder.embed(texts, progress=progress)
+
+
 @hookimpl
 def register_services(register: Callable[[str, Any], None]) -> None:
-    """Offer the indices to other plugins."""
+    """Offer the indices and the embedder to other plugins."""
     register("documents", IndexSearch())
+    register("embedder", DefaultEmbedder())
 
 
 @hookimpl
@@ -120,17 +138,33 @@ def register_screens(register: Callable[[PluginScreen], None]) -> None:
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
-    """Preload the chat's index while the user reads and types."""
-    if name := index_from_plugin_data(ui.state):
-        from chatlm_rag.retrieval.search import preload_in_background
+    """Preload the chat's index while the user reads and types, and keep it up to date if set."""
+    if not (name := index_from_plugin_data(ui.state)):
+        return
+    from chatlm_rag.retrieval.search import preload_in_background
 
-        preload_in_background(name)
+    preload_in_background(name)
+    if load_plugin_settings(PLUGIN, Settings).watch:
+        from functools import partial
+
+        from chatlm_rag.index.watching import shared_watches
+
+        shared_watches.start(name, partial(ui.notify, warning=True))
+
+
+@hookimpl
+def shutdown() -> None:
+    """Stop watching files."""
+    import sys
+
+    if watching := sys.modules.get("chatlm_rag.index.watching"):  # else nothing was watched
+        watching.shared_watches.stop()
 
 
 @hookimpl
 def read_attachment(path: Path) -> str | ChatlmError | None:
-    """Read PDF and DOCX files that are attached to a message."""
-    if path.suffix.lower() not in (".pdf", ".docx"):
+    """Read documents that are attached to a message, such as PDF files."""
+    if path.suffix.lower() not in (".pdf", ".docx", ".xlsx", ".pptx", ".epub", ".eml"):
         return None
     from chatlm import UsageError
     from chatlm_rag.documents.document import Problem

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 MAX_PASSAGES = 20
 
 
-DEFAULT_THRESHOLD = 0.27
-"""Keeps more than nine of ten questions that documents for tuning answer; see
+DEFAULT_THRESHOLD = 0.33
+"""Keeps nine of ten questions that documents for tuning answer; see
 `retrieval.relevance`."""
 
 
@@ -45,6 +45,11 @@ class Settings:
     reranker: str = field(
         default="",
         metadata={"help": "Name or folder of a cross-encoder that reranks the passages."},
+    )
+
+    watch: bool = field(
+        default=False,
+        metadata={"help": "Update the index of the open chat whenever its files change."},
     )
 
     def __post_init__(self) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chatlm import ToolCancelled, UsageError, load_plugin_settings
+from chatlm import ToolCancelled, UsageError, load_plugin_settings, read_image
 from chatlm_tools import PLUGIN
 from chatlm_tools.memory import user_memory
 from chatlm_tools.programs import run_python
 from chatlm_tools.settings import Settings
 
 if TYPE_CHECKING:
-    from chatlm import Ui
+    from chatlm import PreparedImage, Ui
 
 _LANGUAGES = {"python", "python3", "py"}
 _SENT_LINES = 30
@@ -54,7 +54,7 @@ def python_blocks(markdown: str) -> list[str]:
     ]
 
 
-def run_code(ui: Ui, argument: str) -> str:
+def run_code(ui: Ui, argument: str) -> tuple[str, list[PreparedImage]]:
     """Run a block of the selected reply's code; offer a failure to the model.
 
     Args:
@@ -62,7 +62,7 @@ def run_code(ui: Ui, argument: str) -> str:
         argument: the number of the block, from 1; empty for the last one.
 
     Returns:
-        what the program wrote; empty if it was cancelled.
+        what the program wrote, empty if it was cancelled, and the pictures that it drew.
 
     Raises:
         UsageError: there is no such block.
@@ -83,12 +83,15 @@ def run_code(ui: Ui, argument: str) -> str:
         try:
             output = run_python(blocks[int(number) - 1], settings, lambda: progress.cancelled)
         except ToolCancelled:
-            return ""
+            return "", []
     text = output.text
-    if output.images:
-        count = len(output.images)
-        text += f"\n{count} picture{'s' * (count != 1)} drawn, which cannot be shown here."
+    images: list[PreparedImage] = []
+    for content in output.images:
+        try:
+            images.append(read_image(content, f"figure {len(images) + 1}"))
+        except UsageError as error:  # a program may name anything .png
+            text += f"\n{error.message}; it is left out."
     if output.is_error:
         last = "\n".join(output.text.splitlines()[-_SENT_LINES:])
         ui.insert_text(f"The program failed. Please correct it.\n\n````\n{last}\n````\n")
-    return text
+    return text, images

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from chatlm import PluginScreen, SlashCommand, hookimpl
+from chatlm import PluginScreen, SlashCommand, escape_controls, hookimpl
 from chatlm_tools.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _show_memory(ui: Ui, argument: str) -> None:
 
 
 def _run_code(ui: Ui, argument: str) -> None:
-    """Run a block of the selected reply's code, and show what it wrote.
+    """Run a block of the selected reply's code, and show what it wrote and drew.
 
     Raises:
         UsageError: there is no such block.
@@ -115,8 +115,10 @@ def _run_code(ui: Ui, argument: str) -> None:
     """
     from chatlm_tools.actions import run_code
 
-    if text := run_code(ui, argument):
+    text, images = run_code(ui, argument)
+    if text:
         ui.open_screen(_OUTPUT_SCREEN, text)
+    ui.show_images(images)  # over what it wrote
 
 
 def _open_output(ui: Ui, argument: str) -> Any:
@@ -126,15 +128,16 @@ def _open_output(ui: Ui, argument: str) -> Any:
 
 
 def _open_memory(ui: Ui, argument: str) -> Any:
-    from chatlm.plugin_kit.screens import TextCard
+    from textual.content import Content
+
+    from chatlm.plugin_kit.screens import TextCard, with_commands
     from chatlm_tools.memory import describe, user_memory
 
+    facts = describe(user_memory().facts())
     nothing = (
-        "Nothing is remembered yet.\n\nWith tools on (/tools), a model can ask to remember a fact "
-        "about you across chats; you can also add one yourself."
+        "Nothing is remembered yet.\n\nWith tools on (`/tools`), a model can ask to remember a "
+        "fact about you across chats; you can also add one yourself."
     )
-    text = describe(user_memory().facts()) or nothing
-    return TextCard(
-        "What models may remember",
-        f"{text}\n\n/memory add TEXT\n/memory edit NUMBER TEXT\n/memory delete NUMBER",
-    )
+    keys = "`/memory add TEXT`\n`/memory edit NUMBER TEXT`\n`/memory delete NUMBER`"
+    text = Content(escape_controls(facts)) if facts else with_commands(nothing)
+    return TextCard("What models may remember", text + with_commands(f"\n\n{keys}"))

@@ -76,6 +76,8 @@ def _pictures(folder: Path) -> tuple[list[bytes], int]:
                 data = file.read(_MAX_IMAGE_BYTES + 1)
         except OSError:
             continue
+        if data in found:  # it saved a figure that is still open
+            continue
         if len(data) > _MAX_IMAGE_BYTES or not data.startswith(_PNG) or len(found) == _MAX_IMAGES:
             more += 1
         else:
@@ -120,7 +122,7 @@ def run_python(code: str, settings: Settings, cancelled: Callable[[], bool]) -> 
 
 
 def _python_preview(arguments: Mapping[str, Any]) -> ToolPreview:
-    return ToolPreview("command", str(arguments.get("code", "")))
+    return ToolPreview("code", str(arguments.get("code", "")))
 
 
 @tool(permission="ask", timeout=None, group="python", preview=_python_preview)

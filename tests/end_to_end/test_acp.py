@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ import pytest
 from acp.schema import (
     AllowedOutcome,
     DeniedOutcome,
+    EnvVariable,
+    HttpMcpServer,
+    McpServerStdio,
     RequestPermissionResponse,
     ResourceContentBlock,
+    SseMcpServer,
 )
 
-from chatlm import Image, Store
+from chatlm import Image, Store, ToolResult
 from tests.waiting import PATIENCE
 
 POINT = (
@@ -95,7 +99,9 @@ class Editor:
 
 
 @asynccontextmanager
-async def editing(home: Path, editor: Editor, *options: str) -> AsyncIterator[Any]:
+async def editing(
+    home: Path, editor: Editor, *options: str, servers: Sequence[Any] = ()
+) -> AsyncIterator[Any]:
     """Start the agent and begin a session; yields the connection and the session's id."""
     client: Any = editor  # it has the methods that this agent calls
     environment = {**acp.default_environment(), "CHATLM_HOME": str(home)}
@@ -107,7 +113,7 @@ async def editing(home: Path, editor: Editor, *options: str) -> AsyncIterator[An
     ):
         greeting = await agent.initialize(protocol_version=acp.PROTOCOL_VERSION)
         assert greeting.protocol_version == 1
-        session = await agent.new_session(cwd=str(home), mcp_servers=[])
+        session = await agent.new_session(cwd=str(home), mcp_servers=list(servers))
         yield agent, session.session_id
 
 
@@ -283,3 +289,87 @@ async def test_what_editors_may_not_send_is_refused(scripted_home: Path) -> None
         missing = ResourceContentBlock(type="resource_link", name="x", uri="file:///no/such/file")
         with pytest.raises(acp.RequestError, match="does not exist"):
             await agent.prompt(session_id=session, prompt=[missing])
+
+
+CALLER = """
+from chatlm import ToolCall, hookimpl
+
+
+@hookimpl
+def register_engines(register):
+    from chatlm.testing import ScriptedEngine
+
+    def load(name):
+        engine = ScriptedEngine(
+            (
+                ToolCall("1", "editor-my-server__environment", '{"name": "WORD"}'),
+                ToolCall("2", "editor-my-server__add", '{"first": 2, "second": 3}'),
+                ToolCall("3", "editor-my-server__crash", "{}"),
+            ),
+            "Done.",
+            "Again.",
+        )
+        return engine
+
+    register("parrot", load)
+"""
+
+
+def stdio_server(name: str, command: str = sys.executable) -> McpServerStdio:
+    script = str(Path(__file__).parents[1] / "mcp_server.py")
+    word = EnvVariable(name="WORD", value="${HOME} as it is")
+    return McpServerStdio(name=name, command=command, args=[script], env=[word])
+
+
+@pytest.fixture
+def calling_home(scripted_home: Path) -> Path:
+    (scripted_home / "plugins" / "parrot.py").write_text(CALLER)
+    (scripted_home / "config.toml").write_text('[tools]\nallow = ["my_server", "my-server"]\n')
+    return scripted_home
+
+
+async def test_mcp_servers_of_the_editor_are_used_for_its_session_alone(calling_home: Path) -> None:
+    editor = Editor("allow", "allow", "reject")
+    wanted = [
+        stdio_server("my server"),
+        stdio_server("broken", "no-such-program"),
+        SseMcpServer(type="sse", name="old", url="http://127.0.0.1:1/", headers=[]),
+        HttpMcpServer(type="http", name="away", url="http://127.0.0.1:1/mcp", headers=[]),
+    ]
+    async with editing(calling_home, editor, "-m", "parrot:x", servers=wanted) as (agent, session):
+        asked = [acp.text_block("Go.")]
+        assert (await agent.prompt(session_id=session, prompt=asked)).stop_reason == "end_turn"
+        # rules for servers of mcp.json are not about these, so each call was asked about
+        assert [call.title for call, _ in editor.asked] == [
+            f"editor-my-server__{name}" for name in ("environment", "add", "crash")
+        ]
+        results = [
+            update.content[0].content.text
+            for update in editor.updates
+            if getattr(update, "status", "") in ("completed", "failed")
+        ]
+        assert results[:2] == ["${HOME} as it is", "5"]
+        assert results[2].startswith("Not run")
+        problems = editor.text("agent_thought_chunk")
+        for name in ("broken", "old", "away"):
+            assert problems.count(f"The MCP server editor-{name} ") == 1
+        editor.updates.clear()
+        await agent.prompt(session_id=session, prompt=asked)
+        assert editor.text("agent_thought_chunk") == ""
+        await agent.close_session(session_id=session)
+    assert not (calling_home / "mcp.json").exists()
+    with Store(calling_home / "chats.db") as store:
+        (entry,) = store.list_conversations()
+        reply = store.conversation(entry.id).turns[0].reply
+    assert reply is not None
+    first, *_ = (part for part in reply.parts if isinstance(part, ToolResult))
+    assert (first.untrusted, first.source) == (True, "MCP server editor-my-server")
+
+
+async def test_without_the_plugin_the_user_is_told(calling_home: Path) -> None:
+    editor = Editor()
+    options = ("-m", "parrot:x", "--without", "mcp")
+    wanted = [stdio_server("my server")]
+    async with editing(calling_home, editor, *options, servers=wanted) as (agent, session):
+        await agent.prompt(session_id=session, prompt=[acp.text_block("Go.")])
+    assert "MCP servers are not used" in editor.text("agent_thought_chunk")

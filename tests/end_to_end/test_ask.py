@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from tests.endless import text_on_disk
 from tests.plugins.rag_files import pdf
 from tests.program import run_chatlm

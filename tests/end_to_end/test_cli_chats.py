@@ -22,9 +22,10 @@ from chatlm.cli.chats import COMMANDS
 from chatlm.cli.chats import chats as group
 from chatlm.config import paths
 from chatlm.store.store import Store
-from chatlm.types.messages import ContextPolicy, ReplyStep, StopReason, Usage
+from chatlm.types.conversations import ContextPolicy
 from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import ReplyStep, StopReason, Usage
 from chatlm.types.sampling import Sampling
 from tests.chats import CHATGPT
 from tests.program import run_chatlm

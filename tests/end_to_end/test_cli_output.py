@@ -11,7 +11,7 @@ from typing import IO
 import pytest
 
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 
 FULL = Path("/dev/full")
 ENGINE = """

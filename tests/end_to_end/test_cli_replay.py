@@ -17,7 +17,7 @@ from chatlm.config import paths
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
-from chatlm.types.messages import Reply
+from chatlm.types.replies import Reply
 from chatlm.types.sampling import Sampling
 from tests.program import run_chatlm
 

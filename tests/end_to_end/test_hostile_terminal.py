@@ -12,7 +12,8 @@ import pytest
 
 from chatlm.store.store import Store
 from chatlm.text import escape_controls
-from chatlm.types.messages import ContextPolicy, StopReason, Usage
+from chatlm.types.conversations import ContextPolicy
+from chatlm.types.replies import StopReason, Usage
 from tests import endless
 from tests.end_to_end.terminal import (
     CTRL_L,
@@ -150,7 +151,7 @@ def test_a_kill_loses_a_second_at_most(
     terminal = open_chatlm()
     terminal.wait_for(has("Write a message"))
     terminal.type("Write a long story about a lighthouse." + ENTER)
-    terminal.wait_for(has("esc stops"))
+    terminal.wait_for(has("writing · "))
     terminal.type(ESCAPE)
     terminal.wait_for(has("ctrl+g continue"))
     terminal.type(TAB)

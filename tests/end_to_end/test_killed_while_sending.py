@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chatlm.store.store import Store
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 from tests.end_to_end.terminal import CTRL_L, CTRL_Q, CTRL_R, ENTER, Terminal, has
 from tests.waiting import wait_until
 

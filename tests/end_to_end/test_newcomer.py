@@ -167,5 +167,5 @@ def reopen(home: Path, folder: Path) -> None:
 
 def writing(terminal: Terminal) -> None:
     """A reply is being written, and grows."""
-    early = tokens(terminal.wait_for(lambda shown: "esc stops" in shown and tokens(shown)))
+    early = tokens(terminal.wait_for(lambda shown: "writing · " in shown and tokens(shown)))
     terminal.wait_for(lambda shown: tokens(shown) >= early + 5)

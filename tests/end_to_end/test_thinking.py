@@ -18,8 +18,8 @@ from chatlm.chat.session import ChatSession
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
 from chatlm.types.parts import Reasoning, Text
+from chatlm.types.replies import StopReason
 from chatlm.types.sampling import Sampling
 from chatlm_openai.engine import open_engine
 from tests.models import lend_kernels

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from chatlm.store.store import Store
-from chatlm.types.messages import Reply
 from chatlm.types.parts import ToolResult
+from chatlm.types.replies import Reply
 from tests.end_to_end.terminal import CTRL_G, CTRL_Q, ENTER, ESCAPE, Terminal, has
 from tests.waiting import wait_until
 

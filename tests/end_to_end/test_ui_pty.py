@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from tests.end_to_end.terminal import (
     CTRL_G,
     CTRL_L,
@@ -64,7 +64,7 @@ def ask_for_a_story(terminal: Terminal) -> None:
     terminal.type(STORY)
     terminal.wait_for(lambda shown: shown.count(STORY) == 1)
     terminal.type(ENTER)
-    early = tokens(terminal.wait_for(lambda shown: "esc stops" in shown and tokens(shown)))
+    early = tokens(terminal.wait_for(lambda shown: "writing · " in shown and tokens(shown)))
     terminal.wait_for(lambda shown: tokens(shown) >= early + 5)
 
 
@@ -79,7 +79,7 @@ def test_ask_stop_continue_quit_and_find_it_again(open_chatlm: Callable[[], Term
     assert tokens(settled) == made, "not a token after it was stopped"
 
     terminal.type(CTRL_G)
-    terminal.wait_for(lambda shown: "esc stops" in shown and tokens(shown) >= 5)
+    terminal.wait_for(lambda shown: "writing · " in shown and tokens(shown) >= 5)
     terminal.type(ESCAPE)
     last = terminal.wait_for(has("stopped", "ctrl+g continue"))
     assert tokens(last) > made
@@ -114,7 +114,7 @@ def test_a_killed_chat_opens_with_its_half_reply_and_goes_on(
     kept = reply_words(found)
     assert len(kept) >= 5, f"of {made} tokens at most the last second may be lost: {kept}"
     again.type(CTRL_G)
-    grown = again.wait_for(lambda shown: "esc stops" in shown and tokens(shown) >= 5)
+    grown = again.wait_for(lambda shown: "writing · " in shown and tokens(shown) >= 5)
     assert reply_words(grown)[: len(kept) - 1] == kept[:-1]
     again.type(CTRL_Q)
     assert again.wait_to_end() == 0

@@ -18,6 +18,9 @@ from chatlm.engines.native.architectures.registry import FAMILIES
 from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.moe import MoeConfig
+from chatlm.engines.prompt_cache import CachedPrompt, decode_batch
+from chatlm.engines.transformers_model import TransformersModel
+from chatlm.errors import ModelError
 from tests.engine import adapter_files, tiny
 from tests.engine.test_native import native_model, random_ids
 
@@ -290,3 +293,25 @@ def test_positions_change_past_the_original_length_of_longrope(tmp_path: Path, f
 
 def decoded(cache: Any, ids: list[int]) -> torch.Tensor:
     return torch.cat([cache.decode([token]) for token in ids])
+
+
+def test_gemma_4_with_experts_is_run_by_transformers(tmp_path: Path) -> None:
+    config = tiny.config_of(
+        "gemma 4", hidden_size=52, enable_moe_block=True, num_experts=5, top_k_experts=2,
+        moe_intermediate_size=44,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    kind: Any = transformers.Gemma4ForCausalLM
+    kind(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="its layers have experts beside their MLP"):
+        load("tiny", tmp_path, EXACT, "native")
+    model = load("tiny", tmp_path, EXACT)
+    assert isinstance(model, TransformersModel)
+    ids = [(7 * number) % 200 for number in range(1, 361)]
+    expected = tiny.reference(tmp_path, torch.float32)(torch.tensor([ids])).logits[0]
+    cached = CachedPrompt(model)
+    for length, reused in ((300, 0), (340, 256)):  # a second turn is warm
+        assert cached.reuse_prefix(ids[:length]) == reused
+        list(cached.prefill(ids[:length]))
+        assert_equal(cached.logits, expected[length - 1])
+        assert_equal(decode_batch(model, [cached], [[ids[length]]])[0][0], expected[length])

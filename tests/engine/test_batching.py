@@ -27,7 +27,8 @@ from chatlm.engines.speculative import MAX_DRAFT_TOKENS, NGRAM_SIZE, PromptLooku
 from chatlm.errors import ContextTooLong, OutOfMemoryError, UsageError
 from chatlm.types.engine import Batch
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
-from chatlm.types.messages import Message, StopReason
+from chatlm.types.messages import Message
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny

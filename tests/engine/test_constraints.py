@@ -15,7 +15,8 @@ from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.schema_bounds import bounded
 from chatlm.errors import UsageError
 from chatlm.types.events import Delta, EngineEvent, Finished
-from chatlm.types.messages import Message, StopReason
+from chatlm.types.messages import Message
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.schemas import parse_reply, parse_schema

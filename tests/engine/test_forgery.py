@@ -11,7 +11,9 @@ from chatlm.engines.local_engine import LocalEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.screens.xray import check_forgery, classify_tokens
-from chatlm.types.messages import ContextPolicy, Conversation, Message, Passage, StopReason, Usage
+from chatlm.types.conversations import ContextPolicy, Conversation
+from chatlm.types.messages import Message, Passage
+from chatlm.types.replies import StopReason, Usage
 
 
 class Library:

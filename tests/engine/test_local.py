@@ -17,7 +17,8 @@ from chatlm.engines.prompt_cache import CachedPrompt, block_ends, decode_batch
 from chatlm.engines.stopping import EosStoppingCriteria
 from chatlm.errors import ContextTooLong, EngineError, ModelError, OutOfMemoryError
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
-from chatlm.types.messages import Message, StopReason
+from chatlm.types.messages import Message
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 

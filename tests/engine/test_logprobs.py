@@ -21,7 +21,8 @@ from chatlm.engines.devices import resolve_placement
 from chatlm.engines.generation_state import top_token_ids
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.types.events import Delta, EngineEvent, Finished, TokenLogprob
-from chatlm.types.messages import Message, StopReason
+from chatlm.types.messages import Message
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import tiny

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from chatlm.engines.devices import Placement
+from chatlm.engines.load import load
 from chatlm.engines.native import prompt_blocks
-from chatlm.engines.native.forward import run_to_end
+from chatlm.engines.native.forward import prefill_together, run_to_end
 from chatlm.engines.native.model import NativeCache, NativeModel
 from tests.engine import adapter_files, tiny
 from tests.engine.test_native import native_model, random_ids
@@ -112,19 +114,108 @@ def test_after_an_error_the_others_begin_again(
 def test_adapters_and_long_blocks_are_read_apart(
     folder: Path, model: NativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = random_ids(folder)[:70]
+    ids = random_ids(folder)
+    prompts = [ids[:70], ids[:70], ids[5:75]]
     adapted = model.load_adapter(adapter_files.save(tmp_path, folder, strength=0.5))
     monkeypatch.setattr(prompt_blocks, "MAX_TOKENS", 100)
-    caches = [model.new_cache(), adapted.new_cache(), model.new_cache()]
+    models: tuple[Any, ...] = (model, adapted, model)
     expected = [
-        type(cache).prefill(fresh, ids)
-        for cache, fresh in zip(
-            caches, [model.new_cache(), adapted.new_cache(), model.new_cache()], strict=True
-        )
+        own.new_cache().prefill(own_ids) for own, own_ids in zip(models, prompts, strict=True)
     ]
-    readings = [begin(cache, ids) for cache in caches]
+    readings = [
+        begin(own.new_cache(), own_ids) for own, own_ids in zip(models, prompts, strict=True)
+    ]
     run_to_end(readings[0])
     for reading, logits in zip(readings[1:], expected[1:], strict=True):
         next(reading)
         assert torch.equal(run_to_end(reading), logits)
     assert not torch.equal(expected[0], expected[1])
+
+
+# --- what prompts have in common --------------------------------------------------------------
+
+
+@pytest.fixture(params=["auto", "int8"])
+def shared_model(folder: Path, request: pytest.FixtureRequest) -> NativeModel:
+    placement = Placement({"": "cpu"}, torch.bfloat16)
+    model = load("tiny", folder, placement, "native", "bf16", request.param)
+    assert isinstance(model, NativeModel)
+    return model
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """For each call that reads blocks, how many tokens it reads of each."""
+    counts = []
+
+    def count(*arguments: Any) -> Any:
+        counts.append([len(part.ids) for part in arguments[2]])
+        return prefill_together(*arguments)
+
+    monkeypatch.setattr(prompt_blocks, "prefill_together", count)
+    return counts
+
+
+def alone(model: NativeModel, *blocks: list[int]) -> torch.Tensor:
+    """What `finish` returns after the last block, where no other cache has any of it."""
+    assert not list(model.prompt_blocks._caches)  # type: ignore[union-attr]
+    cache = model.new_cache()
+    for ids in blocks:
+        logits = cache.prefill(ids)
+    return torch.stack([logits, cache.decode([5])[0]])
+
+
+def test_a_beginning_is_read_once_for_all_prompts(
+    shared_model: NativeModel, folder: Path, parts: list[list[int]]
+) -> None:
+    ids, model = random_ids(folder), shared_model
+    prompts = [ids[:40], [*ids[:30], *ids[60:70]], ids[:40], [*ids[:30], *ids[60:65], 7], ids[9:20]]
+    expected = [alone(model, own) for own in prompts]
+    parts.clear()
+    caches = [model.new_cache() for _ in prompts]
+    readings = list(map(begin, caches, prompts))
+    assert_same(list(map(finish, caches, readings)), expected)
+    assert parts == [[40, 10, 1, 1, 11]]
+
+
+def test_a_beginning_is_taken_from_a_prompt_that_was_read_before(
+    shared_model: NativeModel, folder: Path, parts: list[list[int]]
+) -> None:
+    ids, model = random_ids(folder), shared_model
+    longer = [*ids[:90], *ids[20:40]]
+    expected = [alone(model, ids[:64], longer[64:]), alone(model, ids[:50], ids[60:70])]
+    parts.clear()
+    first = model.new_cache()
+    first.prefill(ids[:64])
+    first.prefill(ids[64:95])
+    first.decode([9])  # what was decoded differs from what is read
+    other = model.new_cache()
+    other.prefill(longer[:64])
+    assert torch.equal(finish(other, begin(other, longer[64:])), expected[0])
+    assert parts == [[64], [31], [1], [20]]
+    # a prompt that goes back and is read otherwise has nothing of before
+    assert first.truncate(50) == 50
+    assert torch.equal(finish(first, begin(first, ids[60:70])), expected[1])
+    again = model.new_cache()
+    del other
+    assert torch.equal(finish(again, begin(again, longer[:64])), alone_after(model, longer[:64]))
+
+
+def alone_after(model: NativeModel, ids: list[int]) -> torch.Tensor:
+    """The same in a model that has read nothing."""
+    fresh = NativeModel(model.config, model.weights, model.decoder, model.info, model.kv_format)
+    return alone(fresh, ids)
+
+
+def test_tokens_that_were_decoded_are_not_taken_for_a_prompt(
+    shared_model: NativeModel, folder: Path, parts: list[list[int]]
+) -> None:
+    ids, model = random_ids(folder), shared_model
+    first = model.new_cache()
+    first.prefill(ids[:20])
+    for token in ids[20:30]:
+        first.decode([token])
+    first.prefill(ids[30:40])
+    second = model.new_cache()
+    assert torch.equal(finish(second, begin(second, ids[:40])), alone_after(model, ids[:40]))
+    assert parts[:3] == [[20], [10], [20]]

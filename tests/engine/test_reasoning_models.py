@@ -15,8 +15,9 @@ from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.types.engine import thinking_problem
 from chatlm.types.events import Delta, Finished
-from chatlm.types.messages import Message, StopReason
+from chatlm.types.messages import Message
 from chatlm.types.parts import Reasoning, Text
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine.byte_model import dictate

@@ -12,8 +12,9 @@ from chatlm.chat.session import ChatSession
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
-from chatlm.types.messages import Message, StopReason
+from chatlm.types.messages import Message
 from chatlm.types.parts import Reasoning, Text
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.thinker import RANGE, answer, question, thought

@@ -19,7 +19,7 @@ from chatlm.errors import EngineError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, EngineEvent, Finished
-from chatlm.types.messages import Usage
+from chatlm.types.replies import Usage
 from chatlm_arena import judging, metrics, report
 from chatlm_arena import tournament as tournament_module
 from chatlm_arena.answers import (

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +39,8 @@ from tests.waiting import PATIENCE
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+LANGUAGE_MODEL = "ngram/"
+"""Folder of the tutorial of a language model, apart from the other one's project."""
 PYTHON = [code for language, file, code in BLOCKS if language == "python" and not file]
 TESTS = [code for code in PYTHON if "def test_" in code]
 EXAMPLES = [code for code in PYTHON if code not in TESTS]
@@ -179,7 +181,7 @@ def test_each_test_passes(code: str) -> None:
 
 def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:
     for _, file, code in BLOCKS:
-        if file:
+        if file and not file.startswith(LANGUAGE_MODEL):
             (tmp_path / file).parent.mkdir(exist_ok=True)
             (tmp_path / file).write_text(code)
     done = subprocess.run(
@@ -198,6 +200,34 @@ def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:
         timeout=PATIENCE,
     )
     assert check.returncode == 0, check.stdout
+
+
+def test_the_language_model_of_the_guide_has_60_lines_and_talks(tmp_path: Path) -> None:
+    ((name, code),) = ((file, code) for _, file, code in BLOCKS if file.startswith(LANGUAGE_MODEL))
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 60
+    path = tmp_path / Path(name).name
+    path.write_text(code)
+    check = subprocess.run(
+        [sys.executable, "-m", "chatlm", "plugins", "check", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert check.returncode == 0, check.stdout
+    poem = tmp_path / "poem.txt"
+    poem.write_text("Shall I compare thee to a summer's day?\n" * 3)
+    offered: dict[str, Callable[[str], LocalEngine]] = {}
+    run(code).register_engines(offered.__setitem__)
+    engine = offered["ngram"](str(poem))
+    request = Request((Message("user", "Shall I c"),), Sampling(seed=1, max_tokens=30))
+    text = text_of(engine.stream(request))
+    assert len(text) == 30
+    assert text.startswith("omp")
+    assert text_of(engine.stream(request)) == text
+    logits = engine.stream(dataclasses.replace(request, logprobs=0))
+    for event in logits:
+        if isinstance(event, Delta):
+            assert all(token.logprob < 0 for token in event.logprobs)
 
 
 def test_the_guides_statements_about_time_hold() -> None:

@@ -19,7 +19,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.chat.status import StatusBar
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from chatlm_lora import card
 from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.library import ADAPTERS

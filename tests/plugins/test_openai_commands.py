@@ -18,7 +18,7 @@ from chatlm.plugin_host.lifecycle import loaded_plugins
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.engine_loader import Ready
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from tests.plugins.arena import chatlm
 from tests.plugins.openai_server import (
     Asked,

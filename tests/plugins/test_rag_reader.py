@@ -11,10 +11,10 @@ from tokenizers import Tokenizer
 
 from chatlm import ChatlmError
 from chatlm_rag.reading import reader as reading
+from chatlm_rag.reading.answer_scores import answer_score
 from chatlm_rag.reading.answer_types import expected_type, type_evidence
 from chatlm_rag.reading.reader import Reader, reading_title
 from chatlm_rag.reading.windows import MAX_TOKENS, WindowLayout
-from chatlm_rag.retrieval.extractive import answer_score
 from tests import models
 
 MOST_BYTES = 2_000_000

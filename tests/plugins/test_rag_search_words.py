@@ -80,20 +80,24 @@ def search_hit(text: str, cosine: float) -> SearchHit:
     return SearchHit(piece, 1.0, RankedScore(cosine, 1), RankedScore(0.0, 1))
 
 
-def test_the_evidence_is_that_of_the_best_statement_and_its_passage() -> None:
+def test_the_evidence_is_that_of_the_quoted_statement_and_its_passage() -> None:
     rarity = {"boiler": 3.0, "servic": 1.0}.__getitem__
     hits = [search_hit("Bread.", 0.6), search_hit("The boiler in May.", 0.4)]
     readings = [Reading(("Bread.",), (-2.0,)), Reading(("The boiler in May.",), (1.5,))]
     found = relevance.gather("When is boiler service?", hits, readings, rarity)
-    assert found == relevance.Evidence(1.5, 3.5, 0.6, 3 / 4, 1)
+    assert found == relevance.Evidence(1.5, 0.4, 3 / 4, 3 / 4)
+    dated = [search_hit("Service of the boiler.", 0.6), search_hit("It is in May.", 0.4)]
+    readings = [Reading(("Service of the boiler.",), (2.0,)), Reading(("It is in May.",), (1.5,))]
+    found = relevance.gather("When is boiler service?", dated, readings, rarity)
+    assert found == relevance.Evidence(1.5, 0.4, 0, 0)  # it is quoted, since it names a date
     assert relevance.gather("Boiler?", hits, [Reading((), ())], rarity) is None
     assert relevance.gather("Boiler?", [], [], rarity) is None
     assert relevance.confidence(None) == 0
 
 
 def test_more_evidence_gives_more_confidence() -> None:
-    weak = relevance.Evidence(-3.0, 0.0, 0.3, 0.2, -1)
-    strong = relevance.Evidence(4.0, 5.0, 0.8, 1.0, 1)
+    weak = relevance.Evidence(-3.0, 0.1, 0.2, 0.0)
+    strong = relevance.Evidence(4.0, 0.8, 1.0, 1.0)
     assert 0 < relevance.confidence(weak) < 0.2 < 0.8 < relevance.confidence(strong) < 1
 
 

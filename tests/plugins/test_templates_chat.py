@@ -32,7 +32,8 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.export import to_markdown
 from chatlm.store.store import Store
-from chatlm.types.messages import Reply, StopReason, Turn
+from chatlm.types.conversations import Turn
+from chatlm.types.replies import Reply, StopReason
 from chatlm.types.sampling import DEFAULT_SAMPLING
 from chatlm_templates import actions, chat_state, slash_commands
 from chatlm_templates.library import load_template

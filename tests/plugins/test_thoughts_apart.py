@@ -15,7 +15,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, EngineEvent, Finished
-from chatlm.types.messages import Usage
+from chatlm.types.replies import Usage
 from chatlm.types.requests import Request
 from chatlm_arena import judging
 from chatlm_arena.store.store import ArenaStore

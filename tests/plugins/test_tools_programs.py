@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 
 from chatlm import ToolCancelled
 from chatlm.testing import ScriptedToolContext, run_tool, scripted_screen
+from chatlm.tui.screens.image import ImageScreen
 from chatlm_tools import plugin
 from chatlm_tools.programs import python, shell
 from chatlm_tools.sandbox.sandbox import available_tier
 from chatlm_tools.settings import Settings
+from tests import image_files
 
 pytestmark = pytest.mark.skipif(
     available_tier()[0] is None, reason="nothing on this machine can contain a program"
@@ -143,6 +146,37 @@ async def test_the_user_runs_a_block_of_a_reply(home: Path) -> None:
         composer = screen.app.chat_screen.chat.composer
         assert composer.text.startswith("The program failed. Please correct it.")
         assert "IndexError: list index out of range" in composer.text
+
+
+PICTURE = base64.b64encode(image_files.save(image_files.picture())).decode()
+
+DRAWING = f"""Here:
+
+```python
+import base64
+with open("a.png", "wb") as file:
+    file.write(base64.b64decode("{PICTURE}"))
+with open("again.png", "wb") as file:
+    file.write(base64.b64decode("{PICTURE}"))
+with open("b.png", "wb") as file:
+    file.write(bytes([137, 80, 78, 71, 13, 10, 26, 10]) + b"no picture")
+print("drawn")
+```
+"""
+
+
+async def test_the_figures_of_a_block_open_over_what_it_wrote(home: Path) -> None:
+    async with scripted_screen(plugin, replies=[DRAWING]) as screen:
+        await screen.submit("Draw.")
+        await screen.submit("/run")
+        card = screen.app.screen
+        assert isinstance(card, ImageScreen)
+        assert (card.image.name, card.image.width) == ("figure 1", 40)
+        assert len(card._images) == 1  # a figure that was saved twice is one
+        await screen.press("escape")
+        assert "What the program wrote" in screen.text()
+        assert "drawn" in screen.text()
+        assert "figure 2" in screen.text() and "it is left out." in screen.text()
 
 
 def test_the_shell_is_off_and_asks() -> None:

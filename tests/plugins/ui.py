@@ -120,6 +120,9 @@ class RememberingUi:
     def open_screen(self, name: str, argument: str = "") -> None:
         self.calls.append(("open_screen", {"name": name, "argument": argument}))
 
+    def show_images(self, images: Sequence[PreparedImage]) -> None:
+        self.calls.append(("show_images", {"images": images}))
+
     def open_panel(self, name: str) -> None:
         self.calls.append(("open_panel", {"name": name}))
 

@@ -13,7 +13,9 @@ from textual.widgets import TextArea
 
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_view import TurnView
-from chatlm.types.messages import ContextPolicy, Message, Reply, StopReason, Turn, Usage
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Message
+from chatlm.types.replies import Reply, StopReason, Usage
 from tests.tui.support import plain, until
 
 USAGE = Usage(20, 0, 48, 0.25, 2.35)

@@ -11,6 +11,7 @@ from textual import events, on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Button, Static
@@ -110,7 +111,7 @@ class ComposerApp(App[None]):
 
     @property
     def subtitle(self) -> str:
-        return self.composer.border_subtitle or ""
+        return Content.from_markup(self.composer.border_subtitle or "").plain
 
 
 def offer(before: str, folder: Path, *, only: bool = True) -> Matches | None:

@@ -28,7 +28,8 @@ from chatlm.tui.graphics import Graphics
 from chatlm.tui.workers import UPDATES_PER_SECOND
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
-from chatlm.types.messages import Message, StopReason, Usage
+from chatlm.types.messages import Message
+from chatlm.types.replies import StopReason, Usage
 from chatlm.types.requests import Prompt, Request
 from chatlm.types.sampling import DEFAULT_SAMPLING
 from tests.waiting import PATIENCE

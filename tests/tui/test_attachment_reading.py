@@ -108,7 +108,7 @@ async def test_a_message_is_sent_only_when_its_files_are_read(
         await until(pilot, lambda: app.composer.text.endswith("next"))
         assert app.composer.busy
         assert app.sent == []
-        assert "sending… · esc cancels" in app.subtitle
+        assert "sending… · esc cancel" in app.subtitle
         reader.release()
         await until(pilot, lambda: app.sent)
         assert app.sent == [READ]
@@ -136,7 +136,7 @@ async def test_a_cancelled_message_is_never_sent(app: ComposerApp, reader: SlowR
         await until(pilot, lambda: reader.threads)
         assert app.composer.cancel_sending()
         assert not app.composer.cancel_sending()
-        assert "esc cancels" not in app.subtitle
+        assert "esc cancel" not in app.subtitle
         threads = list(reader.threads)
         reader.release()
         await until(pilot, lambda: not any(thread.is_alive() for thread in threads))

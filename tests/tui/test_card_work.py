@@ -10,8 +10,9 @@ import pytest
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import Cancelled
+from chatlm.types.conversations import ContextPolicy
 from chatlm.types.events import EngineEvent, Prefill
-from chatlm.types.messages import ContextPolicy, StopReason
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Request
 from tests.tui.support import (
     app_of,

@@ -19,7 +19,7 @@ from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import MATCH_STYLE, HitList
 from chatlm.tui.chat_list.rows import SearchBox
 from chatlm.tui.widgets.hints import Hints
-from chatlm.types.messages import StreamedPart
+from chatlm.types.replies import StreamedPart
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
 from tests.tui.test_chat_list import SIZE, PanelApp, assert_safe, chat, store_with, toasts
 from tests.waiting import PATIENCE

@@ -37,6 +37,12 @@ def test_the_second_line_has_age_origin_and_model() -> None:
     assert row.plain.split("\n") == ["  Plans", "  3 h · fork · Qwen3-4B"]
 
 
+def test_tags_and_project_are_set_off_like_all_else() -> None:
+    chat = ChatListEntry(1, "Plans", NOW, 1, False, tags=("home", "paint"), project="House")
+    row = chat_row(chat, NOW, current_id=None, answering_id=None)
+    assert row.plain.split("\n")[1] == "  now · House · #home #paint"
+
+
 def test_the_store_knows_them() -> None:
     with Store(None) as store:
         asked = store.create_conversation("Asked", source="ask")

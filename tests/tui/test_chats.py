@@ -17,7 +17,7 @@ from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat.welcome import Suggestion, Welcome
 from chatlm.tui.chat_list.chat_list import PAGE_SIZE
 from chatlm.tui.chat_list.panel import ChatsPanel, HitList
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from tests.tui.support import (
     StillEngine,
     app_of,

@@ -7,7 +7,7 @@ from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.tui.chat.turn_view import TurnView
-from chatlm.types.messages import ContextPolicy
+from chatlm.types.conversations import ContextPolicy
 from tests.tui.support import app_of, chat_of, idle, make_app, plain, say, until
 
 LONG = "word " * 52

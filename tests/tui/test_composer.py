@@ -161,7 +161,7 @@ async def test_a_large_paste_is_one_line_and_sent_whole(app: ComposerApp) -> Non
         await type_keys(pilot, " after")
         assert for_display(app.composer.text) == "before [pasted 1: 120 lines] after"
         assert "before [pasted 1: 120 lines] after" in whole(app)
-        assert app.subtitle == "ctrl+f unfolds"
+        assert app.subtitle == "ctrl+f unfold"
         await pilot.press("enter")
         assert app.sent == [f"before {LINES} after"]
 
@@ -509,7 +509,7 @@ async def test_editing_keeps_the_draft_and_says_which_message(app: ComposerApp) 
         composer.begin_edit("/old message", "editing message 3", 2)
         assert composer.editing
         assert composer.border_title == "editing message 3"
-        assert app.subtitle == "enter resends in a fork · esc cancels"
+        assert app.subtitle == "enter resend in a fork · esc cancel"
         assert json.loads(composer.dump_draft())["text"] == "draft"
         await type_keys(pilot, "!", "enter")
         assert (app.last_sent.text, app.last_sent.edited_position) == ("/old message!", 2)
@@ -545,7 +545,7 @@ async def test_a_command_can_be_begun_over_a_draft(app: ComposerApp) -> None:
         await type_keys(pilot, "see ")
         composer.begin_command(COMMANDS[2])
         assert (composer.text, composer.border_title) == ("/attach ", "/attach FILE")
-        assert app.subtitle == "enter runs · esc cancels"
+        assert app.subtitle == "tab complete · enter run · esc close"
         assert app.offered == ["my notes.txt", "notes.txt", "src/"]
         await pilot.press("down", "down", "enter")
         assert app.commanded == [("attach", "notes.txt")]
@@ -655,3 +655,24 @@ async def test_tab_reaches_the_suggestions() -> None:
         await until(pilot, lambda: chat_of(pilot).composer.text)
         second = chat_of(pilot).view.query(Suggestion)[1]
         assert chat_of(pilot).composer.text in plain(second)
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (80, "Write a message, / for commands, @ for files"),
+        (42, "Write a message, / for commands"),
+        (30, "Write a message"),
+    ],
+)
+async def test_an_empty_composer_says_what_fits(app: ComposerApp, width: int, said: str) -> None:
+    async with app.run_test(size=(width, 12)) as pilot:
+        await until(pilot, lambda: app.composer.placeholder == said)
+
+
+async def test_the_border_says_what_keys_do_while_candidates_are_offered(app: ComposerApp) -> None:
+    async with app.run_test(size=(80, 20)) as pilot:
+        await pilot.press("/")
+        await until(pilot, lambda: app.subtitle == "tab complete · esc close")
+        await pilot.press("escape")
+        await until(pilot, lambda: app.subtitle == "" and not app.offered)

@@ -36,7 +36,7 @@ async def files(app: ComposerApp, pilot: Pilot[None]) -> None:
 async def attached(app: ComposerApp, pilot: Pilot[None]) -> None:
     await type_keys(pilot, "Compare @no", "tab")
     app.composer.paste("line\n" * 120)
-    await until(pilot, lambda: "tokens" in app.subtitle and "unfolds" in app.subtitle)
+    await until(pilot, lambda: "tokens" in app.subtitle and "unfold" in app.subtitle)
 
 
 async def editing(app: ComposerApp, pilot: Pilot[None]) -> None:

@@ -10,7 +10,7 @@ from textual import events
 
 from chatlm.store.store import Store
 from chatlm.tui.chat.chat_view import ChatView
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from tests.tui.support import (
     StillEngine,
     chat_of,

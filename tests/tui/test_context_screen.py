@@ -15,7 +15,8 @@ from textual.widgets import OptionList
 from chatlm.errors import EngineError, StoreError
 from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, turn_rows
 from chatlm.tui.widgets.context_gauge import ContextFill
-from chatlm.types.messages import ContextPolicy, Message, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Message
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
 from tests.tui.support import hostile_texts, plain, until
 
@@ -152,7 +153,7 @@ async def test_summary_is_shown_while_it_is_written_and_then_stands() -> None:
     async with CardApp(chat.screen()).run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("up", "s")
-        note = "Summarising turn 3, esc stops: They spoke"
+        note = "Summarising turn 3: They spoke"
         await until(pilot, lambda: note in plain(pilot.app.screen))
         assert "esc stop the summary" in hint(pilot) and "p pin" not in hint(pilot)
         chat.go.set()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from chatlm.hub.jobs import STAGE_LABELS, describe_progress
 from chatlm.tui import formatting
+from chatlm.types.conversations import Turn
 from chatlm.types.messages import Message as Said
-from chatlm.types.messages import Reply, StopReason, Turn, Usage
+from chatlm.types.replies import Reply, StopReason, Usage
 
 
 def turn_with(*replies: Reply) -> Turn:

@@ -73,7 +73,7 @@ async def test_a_turn_goes_on_without_a_hook_that_hangs(hook: str, go: threading
     async with scripted_screen(plugin, replies=["Here I am.", "And again."]) as shown:
         await send(shown, "Hello")
         await until(lambda: f"waiting for the plugin plugin in {hook} · " in status_of(shown))
-        assert "esc continues without it" in status_of(shown)
+        assert "esc continue without it" in status_of(shown)
         await shown.press("escape")
         assert "Here I am." in shown.text()
         assert "waiting" not in status_of(shown)

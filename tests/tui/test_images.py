@@ -20,8 +20,8 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.chat.image_block import ImageBlock
 from chatlm.tui.screens.image import ImageScreen
-from chatlm.types.messages import ReplyStep, StopReason
 from chatlm.types.parts import PreparedImage, Text, ToolCall, ToolResult
+from chatlm.types.replies import ReplyStep, StopReason
 from tests import image_files
 from tests.tui.support import (
     chat_of,

@@ -13,7 +13,7 @@ from chatlm.errors import StoreError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint
 from tests.tui.support import (
     StillEngine,

@@ -9,7 +9,7 @@ from chatlm import hookimpl
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from tests.tui.support import chat_of, idle, make_app, notices, say, toasts, until
 
 

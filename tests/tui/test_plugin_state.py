@@ -17,7 +17,7 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.status import StatusBar
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 from tests.tui.support import chat_of, idle, make_app, newest, plain, say, until
 from tests.waiting import PATIENCE
 

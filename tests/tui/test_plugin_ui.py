@@ -445,7 +445,7 @@ async def test_progress_is_shown_and_can_be_cancelled() -> None:
         line = next(line for line in shown.text().splitlines() if "Indexing" in line)
         assert "━━━" in line
         assert "file ␛" in line
-        assert line.endswith("esc cancels")
+        assert line.endswith("esc cancel")
         assert len(line) <= 100
         assert "Write a message" in shown.text()
         await shown.press("escape")

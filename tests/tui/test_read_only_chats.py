@@ -7,7 +7,7 @@ from pathlib import Path
 from chatlm import tui
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from tests.permissions import read_only
 from tests.tui.support import (
     chat_of,

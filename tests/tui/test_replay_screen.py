@@ -14,8 +14,9 @@ from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.errors import UsageError
 from chatlm.tui.screens.replay import ReplayScreen, diff_content, diff_text, verdict
 from chatlm.types.events import Delta, Prefill, PromptReady
-from chatlm.types.messages import Message, Reply, StopReason, Usage
+from chatlm.types.messages import Message
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import Reply, StopReason, Usage
 from chatlm.types.sampling import Sampling
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, still
 from tests.tui.support import plain, until

@@ -10,7 +10,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.chat.markdown import PROSE_WIDTH, StreamingMarkdown, code_blocks
 from chatlm.tui.chat.reply_text import ReplyText
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from tests.tui.support import (
     chat_of,
     idle,

@@ -20,9 +20,11 @@ from chatlm.tui.chat.tool_block import ToolBlock
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.services import OpenChat
+from chatlm.types.conversations import Turn
 from chatlm.types.events import Delta, SessionEvent
-from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn, Usage
+from chatlm.types.messages import Message
 from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage
 from tests.tui.board import MOMENT, USAGE, BoardApp, settled
 from tests.tui.support import plain, until
 

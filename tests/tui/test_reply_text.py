@@ -12,7 +12,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.chat.markdown import is_web_address, markdown_parser
 from chatlm.tui.chat.reply_text import ReplyText
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from tests.tui.support import (
     chat_of,
     everything_drawn,

@@ -12,7 +12,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
 from chatlm.store import database
 from chatlm.store.store import Store
-from chatlm.types.messages import ContextPolicy
+from chatlm.types.conversations import ContextPolicy
 from tests.tui.support import (
     StillEngine,
     chat_of,

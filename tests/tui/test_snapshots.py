@@ -14,7 +14,7 @@ from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.engine_loader import Failed, Ready
 from chatlm.tui.widgets.context_gauge import ContextGauge
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from tests.tui.support import (
     StillEngine,
     app_of,

@@ -73,6 +73,8 @@ def test_the_header_names_the_model_and_what_it_can_do() -> None:
     assert model_label(Loading("m")).plain == "m loading…"
     assert model_label(Failed("m", ModelError("no"))).plain == "m not loaded"
     assert len(shorten_model("x" * 90)) == 40
+    assert shorten_model("openai:org/m:4b@http://u:p@127.0.0.1:8000/v1") == "m:4b@127.0.0.1:8000"
+    assert shorten_model("openai:m@ollama") == "openai:m@ollama"
 
 
 def test_a_pointer_on_the_line_is_told_what_the_model_takes_in_memory() -> None:

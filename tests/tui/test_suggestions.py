@@ -70,17 +70,15 @@ def watch(app: ComposerApp) -> list[str]:
     return shown
 
 
-@pytest.mark.parametrize("key", ["tab", "right"])
-async def test_a_suggestion_is_shown_after_the_cursor_and_a_key_inserts_it(
-    tmp_path: Path, key: str
-) -> None:
+async def test_a_suggestion_is_shown_after_the_cursor_and_tab_inserts_it(tmp_path: Path) -> None:
     app = app_with(tmp_path, Suggester())
     async with app.run_test() as pilot:
         await type_keys(pilot, "Kind reg")
         await suggested(pilot, app, "ards")
         assert "Kind regards" in whole(app)
-        assert (app.composer.text, app.subtitle) == ("Kind reg", "tab accepts")
-        await pilot.press(key)
+        hints = "tab accept · → accept a word"
+        assert (app.composer.text, app.subtitle) == ("Kind reg", hints)
+        await pilot.press("tab")
         assert app.composer.text == "Kind regards"
         assert app.composer.cursor_location == (0, len("Kind regards"))
         await suggested(pilot, app, ", Ada")
@@ -88,6 +86,21 @@ async def test_a_suggestion_is_shown_after_the_cursor_and_a_key_inserts_it(
         assert app.composer.text == "Kind reg", "undo removes what was inserted, and only that"
         await pilot.press("enter")
         assert app.sent == ["Kind reg"]
+
+
+async def test_the_right_arrow_inserts_a_word_and_the_rest_stays(tmp_path: Path) -> None:
+    app = app_with(tmp_path, Suggester({"Kind": " regards, Ada  Lovelace"}))
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "Kind")
+        await suggested(pilot, app, " regards, Ada  Lovelace")
+        for text in (" regards,", " Ada", "  Lovelace"):
+            before = app.composer.text
+            await pilot.press("right")
+            assert app.composer.text == before + text
+        await pilot.press("right", "right")
+        assert app.composer.text == "Kind regards, Ada  Lovelace"
+        await pilot.press("ctrl+z")
+        assert app.composer.text == "Kind regards, Ada", "undo removes one word"
 
 
 async def test_what_is_asked_is_the_text_that_would_be_sent(tmp_path: Path) -> None:

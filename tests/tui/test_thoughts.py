@@ -23,9 +23,11 @@ from chatlm.tui.chat.thought_block import (
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import HitList
+from chatlm.types.conversations import Turn
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
-from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn, Usage
+from chatlm.types.messages import Message
 from chatlm.types.parts import Part, Reasoning, Text
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage
 from chatlm.types.requests import Request
 from tests.tui.board import MOMENT, USAGE, BoardApp, line_of, settled, turn
 from tests.tui.support import (

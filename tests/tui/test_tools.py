@@ -30,8 +30,10 @@ from chatlm.tui.screens.replay import ReplayScreen
 from chatlm.tui.screens.tools import ToolsScreen
 from chatlm.tui.screens.xray import XrayScreen
 from chatlm.tui.themes import THEMES
+from chatlm.types.conversations import Turn
 from chatlm.types.events import ToolQuestion
-from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Turn
+from chatlm.types.messages import Message
+from chatlm.types.replies import Reply, ReplyStep, StopReason
 from chatlm.types.tool_rules import ChatTools
 from tests.tui.board import MOMENT, USAGE, BoardApp, settled
 from tests.tui.support import (
@@ -219,7 +221,7 @@ async def test_deny_with_a_reason() -> None:
         assert RAN == []
         assert heads(pilot)[0].startswith("▸ shell  denied")
         await run(pilot, "thoughts")
-        assert "Not run: the user denied it: not that" in blocks(pilot)[0]
+        assert "Denied\nNot run: the user denied it: not that" in blocks(pilot)[0]
 
 
 async def test_leaving_the_reason_goes_back_to_the_card() -> None:

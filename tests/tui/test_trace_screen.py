@@ -11,8 +11,10 @@ from textual.pilot import Pilot
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.tui.screens.trace import NO_CALLS, TraceScreen
-from chatlm.types.messages import Annotation, Message, Reply, Turn
+from chatlm.types.conversations import Turn
+from chatlm.types.messages import Annotation, Message
 from chatlm.types.provenance import Call, Change, Trace
+from chatlm.types.replies import Reply
 from tests.tui.cards import CardApp, SnapCompare, Steps, both_sizes, still
 from tests.tui.support import idle, make_app, plain, say
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
 from chatlm.types.parts import Reasoning, Text
+from chatlm.types.replies import StopReason
 from tests.thinker import answer, open_engine, question, thought
 from tests.tui.support import everything_drawn, idle, make_app, say
 

@@ -14,7 +14,9 @@ from chatlm.tui.chat.turn_column import (
 )
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat.welcome import Welcome
-from chatlm.types.messages import ContextPolicy, Message, Reply, StopReason, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Message
+from chatlm.types.replies import Reply, StopReason
 from tests.tui.board import (
     BoardApp,
     at_rest,

@@ -16,8 +16,9 @@ from textual.pilot import Pilot
 
 from chatlm.tui import clipboard
 from chatlm.tui.screens.details import NO_PROVENANCE, DetailsScreen, format_local_time
-from chatlm.types.messages import Message, Reply, StopReason
+from chatlm.types.messages import Message
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import Reply, StopReason
 from chatlm.types.sampling import DEFAULT_SAMPLING
 from tests.tui.board import BoardApp, settled, shows, turn
 from tests.tui.support import drawn, hostile_texts, parts, plain, toasts, until

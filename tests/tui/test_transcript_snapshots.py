@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from textual.widgets import TextArea
 
 from chatlm.tui.screens.details import DetailsScreen
-from chatlm.types.messages import ContextPolicy
+from chatlm.types.conversations import ContextPolicy
 from tests.tui.board import BoardApp, settled, turn, turns
 from tests.tui.test_transcript_copy import PROVENANCE
 

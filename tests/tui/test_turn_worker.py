@@ -10,7 +10,7 @@ from chatlm.store.store import Store
 from chatlm.tui.chat.live_turn import TextStreamed, TurnEnded, TurnMessage, run_turn
 from chatlm.tui.workers import UPDATES_PER_SECOND
 from chatlm.types.events import Delta, Finished, SessionEvent
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from tests.waiting import PATIENCE
 
 

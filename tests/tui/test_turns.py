@@ -12,8 +12,10 @@ from chatlm.errors import EngineError, StoreError
 from chatlm.store.store import Store
 from chatlm.tui.chat.status import EngineBanner, StatusBar
 from chatlm.tui.engine_loader import Failed
-from chatlm.types.messages import ContextPolicy, Message, StopReason, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Message
 from chatlm.types.parts import Part
+from chatlm.types.replies import StopReason
 from tests.tui.support import (
     StillEngine,
     app_of,
@@ -51,7 +53,7 @@ async def test_the_reply_is_seen_while_it_grows() -> None:
     async with make_app(engine).run_test() as pilot:
         await say(pilot, "Count")
         await until(pilot, lambda: "One two" in plain(newest(pilot)))
-        assert line(pilot) == "writing · 2 tokens · 20.0 tokens/s · esc stops"
+        assert line(pilot) == "writing · 2 tokens · 20.0 tokens/s · esc stop"
         assert chat_of(pilot).view.status.used_tokens == 14
         engine.go.set()
         await idle(pilot)
@@ -223,13 +225,13 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
         assert plain(pilot.app.screen.query_one(EngineBanner)).startswith("Loading smollm2")
         await pilot.press(*"Hello", "enter")
         await until(pilot, lambda: chat_of(pilot).view.newest_view)
-        assert line(pilot) == "waiting for the model"
+        assert line(pilot) == "waiting for the model · esc stop"
         assert store.conversation(2).turns[0].user.text == "Hello"
 
         assert await chat_of(pilot).switch.open_chat(other.id)
         await until(pilot, lambda: "An old question" in plain(newest(pilot)))
         assert await chat_of(pilot).switch.open_chat(2)
-        await until(pilot, lambda: line(pilot) == "waiting for the model")
+        await until(pilot, lambda: line(pilot) == "waiting for the model · esc stop")
 
         ready.set()
         await idle(pilot)

@@ -19,7 +19,8 @@ from chatlm.tui.screens.context import ContextScreen
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.screens.trace import TraceScreen
 from chatlm.tui.widgets.context_gauge import ContextGauge
-from chatlm.types.messages import Conversation, StopReason
+from chatlm.types.conversations import Conversation
+from chatlm.types.replies import StopReason
 from tests.tui.support import (
     app_of,
     chat_of,

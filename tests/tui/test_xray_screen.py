@@ -27,7 +27,8 @@ from chatlm.tui.screens.xray import (
     count_kinds,
     tokens_content,
 )
-from chatlm.types.messages import SUMMARY_PREFIX, Message, Passage
+from chatlm.types.conversations import SUMMARY_PREFIX
+from chatlm.types.messages import Message, Passage
 from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 from tests.tui.cards import (
@@ -339,7 +340,7 @@ async def test_in_a_small_terminal_tokens_proof_and_keys_are_there() -> None:
 
 def test_the_core_s_own_frame_is_known() -> None:
     """The prompt that the session builds, with a passage in it, has no part of unknown kind."""
-    from chatlm.types.messages import Conversation, Turn
+    from chatlm.types.conversations import Conversation, Turn
 
     turn = Turn(1, 0, Message("user", QUESTION))
     messages = default_messages(Conversation(1, turns=(turn,)), turn, [PARIS])

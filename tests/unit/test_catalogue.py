@@ -162,13 +162,13 @@ def test_a_newer_catalogue_adds_to_the_shipped_one(home: Path) -> None:
 
 
 @contextmanager
-def serving(body: bytes, redirect: str = "") -> Iterator[str]:
+def serving(body: bytes, redirect: str = "", status: int = 200) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
             pass
 
         def do_GET(self) -> None:
-            self.send_response(302 if redirect else 200)
+            self.send_response(302 if redirect else status)
             if redirect:
                 self.send_header("Location", redirect)
             self.send_header("Content-Length", str(len(body)))
@@ -240,6 +240,15 @@ def test_a_redirect_does_not_lead_away_from_https(home: Path) -> None:
         pytest.raises((ModelError, UsageError)),
     ):
         refresh.refresh_catalogue(url)
+
+
+def test_what_the_server_answers_is_told(home: Path) -> None:
+    with serving(b"", status=404) as url, pytest.raises(ModelError) as error:
+        refresh.refresh_catalogue(url)
+    assert str(error.value) == (
+        f"The catalogue could not be fetched from {url}: the server answers 404 Not Found.\n"
+        "Check the address. The present catalogue stays."
+    )
 
 
 def test_without_a_network_the_shipped_one_serves(home: Path) -> None:

@@ -11,7 +11,7 @@ from chatlm.chat.session import ChatSession
 from chatlm.chat.summary import MAX_SUMMARY_TOKENS, THOUGHT_TOKENS, write_summary
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
-from chatlm.types.messages import SUMMARY_PREFIX, ContextPolicy, Turn
+from chatlm.types.conversations import SUMMARY_PREFIX, ContextPolicy, Turn
 from chatlm.types.sampling import Sampling, Thinking
 
 LONG = "word " * 40

@@ -17,7 +17,8 @@ from chatlm.plugin_host.hook_threads import HookCall, hooks_running
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
-from chatlm.types.messages import Annotation, Conversation, Message
+from chatlm.types.conversations import Conversation
+from chatlm.types.messages import Annotation, Message
 from chatlm.types.requests import Request
 from tests.waiting import PATIENCE, wait_until
 

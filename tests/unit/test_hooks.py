@@ -31,9 +31,11 @@ from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
 from chatlm.store.store import Store
 from chatlm.testing import ScriptedEngine, scripted_chat, scripted_screen
 from chatlm.tui.composer.completion import complete
+from chatlm.types.conversations import Conversation
 from chatlm.types.events import Delta
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, utc_now
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.methods import ReplyMethod
+from chatlm.types.replies import utc_now
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.services import SERVICES, Classifier, Documents

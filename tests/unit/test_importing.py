@@ -19,17 +19,10 @@ from chatlm.store.importing import json_stream
 from chatlm.store.importing.chatlm_jsonl import parse_chatlm
 from chatlm.store.importing.fields import ParsedChat
 from chatlm.store.importing.importer import ImportFormat, UnreadableChat, _parse_item, read_chats
-from chatlm.types.messages import (
-    ContextPolicy,
-    Conversation,
-    Message,
-    Reply,
-    ReplyStep,
-    StopReason,
-    Turn,
-    utc_now,
-)
+from chatlm.types.conversations import ContextPolicy, Conversation, Turn
+from chatlm.types.messages import Message
 from chatlm.types.parts import File, Image, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import Reply, ReplyStep, StopReason, utc_now
 from tests.chats import CHATGPT, conversations
 
 MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}

@@ -11,7 +11,8 @@ import pytest
 
 from chatlm.store.importing.chatgpt import MAX_FORKS, parse_chatgpt
 from chatlm.store.importing.fields import InvalidChat
-from chatlm.types.messages import Conversation, StopReason
+from chatlm.types.conversations import Conversation
+from chatlm.types.replies import StopReason
 from tests.chats import CHATGPT, node
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

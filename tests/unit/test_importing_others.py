@@ -8,7 +8,7 @@ from typing import Any
 
 from chatlm.store.importing.importer import ImportProgress, import_file
 from chatlm.store.store import Store
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 
 
 def message(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from chatlm.store import export
 from chatlm.store.importing.fields import ParsedChat
 from chatlm.store.importing.importer import MAX_UNREADABLE_LISTED, ImportProgress, import_file
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from tests.chats import CHATGPT, conversations
 
 HELLO = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -24,12 +23,6 @@ HELLO = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "c
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "chats.jsonl"
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store(None) as opened:
-        yield opened
 
 
 def write(path: Path, *values: Any) -> Path:

@@ -14,7 +14,7 @@ from chatlm.engines import fit, machine_speed
 from chatlm.engines.fit import RunRecorder
 from chatlm.engines.machine_speed import OtherLoad, TokenCost, bandwidth, recorded_runs
 from chatlm.hub.installed import ModelLocation
-from chatlm.types.messages import Usage
+from chatlm.types.replies import Usage
 
 
 class Processors:

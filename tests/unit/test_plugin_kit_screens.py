@@ -11,7 +11,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import UsageError
-from chatlm.plugin_kit.screens import PickerCard, TextCard
+from chatlm.plugin_kit.screens import PickerCard, TextCard, with_commands
 from tests.tui.cards import CardApp, everything_visible
 from tests.tui.support import until
 
@@ -83,3 +83,9 @@ async def test_text_card_escapes_what_a_terminal_obeys_and_closes() -> None:
         assert "\x1b" not in everything_visible(pilot)
         await pilot.press("q")
         await until(pilot, lambda: pilot.app.screen is not card)
+
+
+def test_what_is_typed_stands_out_in_a_text() -> None:
+    text = with_commands("`/rag NAME` uses one, `/rag off` none.")
+    assert text.plain == "/rag NAME uses one, /rag off none."
+    assert [text.plain[span.start : span.end] for span in text.spans] == ["/rag NAME", "/rag off"]

@@ -18,7 +18,8 @@ from chatlm.plugin_host.discovery import find_plugins
 from chatlm.plugin_host.hookspecs import PluginContext, hookimpl
 from chatlm.plugin_host.host import MAX_FAILURES, PluginHost
 from chatlm.plugin_host.lifecycle import load_plugins, loaded_plugins
-from chatlm.types.messages import Annotation, Conversation, Message
+from chatlm.types.conversations import Conversation
+from chatlm.types.messages import Annotation, Message
 
 CALL: dict[str, Any] = {
     "conversation": Conversation(0),

@@ -13,7 +13,8 @@ from chatlm.errors import UsageError
 from chatlm.store.export import conversation_to_dict
 from chatlm.store.importing.chatlm_jsonl import parse_chatlm
 from chatlm.store.store import Store
-from chatlm.types.messages import Conversation, Message
+from chatlm.types.conversations import Conversation
+from chatlm.types.messages import Message
 from chatlm.types.projects import Project
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import Setup

@@ -15,8 +15,9 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.events import MessageRewritten, SessionEvent, TurnStarted, TurnWithdrawn
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 
 
 class Rewrites:

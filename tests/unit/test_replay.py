@@ -23,9 +23,10 @@ from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.types.events import Approval, ApprovalNeeded, Delta, Finished
-from chatlm.types.messages import Message, Reply, StopReason
+from chatlm.types.messages import Message
 from chatlm.types.parts import Reasoning, Text, ToolCall, ToolResult
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import Reply, StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.tool_rules import ToolSettings

@@ -20,6 +20,7 @@ from chatlm.errors import EngineError, StoreError, UsageError
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine
 from chatlm.types.events import (
     Delta,
@@ -34,15 +35,8 @@ from chatlm.types.events import (
     TurnFinished,
     TurnStarted,
 )
-from chatlm.types.messages import (
-    Annotation,
-    Conversation,
-    Message,
-    Passage,
-    StopReason,
-    Turn,
-    Usage,
-)
+from chatlm.types.messages import Annotation, Message, Passage
+from chatlm.types.replies import StopReason, Usage
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import TextFacts

@@ -15,17 +15,11 @@ from chatlm.errors import ContextTooLong, EngineError, UsageError
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
+from chatlm.types.conversations import SUMMARY_PREFIX, ContextPolicy, Conversation, Turn
 from chatlm.types.engine import Engine
 from chatlm.types.events import PassagesFound
-from chatlm.types.messages import (
-    SUMMARY_PREFIX,
-    ContextPolicy,
-    Conversation,
-    Message,
-    Passage,
-    StopReason,
-    Turn,
-)
+from chatlm.types.messages import Message, Passage
+from chatlm.types.replies import StopReason
 from chatlm.types.requests import Prompt, PromptToken, Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling, effective_sampling
 

@@ -16,7 +16,8 @@ from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.types.events import Delta
-from chatlm.types.messages import Message, Reply, StopReason, Usage
+from chatlm.types.messages import Message
+from chatlm.types.replies import Reply, StopReason, Usage
 from chatlm.types.requests import Request
 
 

@@ -14,8 +14,9 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store import queries
 from chatlm.store.store import Store
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.events import SessionEvent, TurnFinished
-from chatlm.types.messages import Annotation, Conversation, Passage, Turn
+from chatlm.types.messages import Annotation, Passage
 
 
 class Everything:

@@ -15,8 +15,9 @@ from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
-from chatlm.types.messages import Message, Reply, ReplyStep, StopReason, Usage
+from chatlm.types.messages import Message
 from chatlm.types.parts import Image, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage
 from chatlm.types.requests import Request
 
 CALL = ToolCall("c1", "add", "{}")

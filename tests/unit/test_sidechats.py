@@ -30,7 +30,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, ModelError, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta, Finished
-from chatlm.types.messages import Usage
+from chatlm.types.replies import Usage
 from chatlm.types.setups import TemplateRenderer
 from tests.models import tiny_model, write_folder
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from chatlm.errors import StoreError
 from chatlm.store.queries import CHAT_LIST_SQL
 from chatlm.store.store import Store
-from chatlm.types.messages import Annotation, Passage, StopReason, Usage
+from chatlm.types.messages import Annotation, Passage
+from chatlm.types.replies import StopReason, Usage
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 

@@ -25,8 +25,9 @@ from chatlm.store.export import missing_images, stream_export
 from chatlm.store.importing.importer import ImportProgress, import_file
 from chatlm.store.store import Store
 from chatlm.tui.chat.incognito import copy_incognito_chats
-from chatlm.types.messages import Conversation, StopReason
+from chatlm.types.conversations import Conversation
 from chatlm.types.parts import Image, Part, Text
+from chatlm.types.replies import StopReason
 from tests import image_files
 
 

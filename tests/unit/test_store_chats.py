@@ -14,18 +14,10 @@ from chatlm.errors import StoreError
 from chatlm.store.queries import RECENT_INPUTS_SQL
 from chatlm.store.rows import short_title
 from chatlm.store.store import Store
-from chatlm.types.messages import (
-    Annotation,
-    ContextPolicy,
-    Conversation,
-    Message,
-    Passage,
-    Reply,
-    StopReason,
-    Turn,
-    Usage,
-)
+from chatlm.types.conversations import ContextPolicy, Conversation, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import Reply, StopReason, Usage
 from chatlm.types.sampling import Sampling
 from tests.unit.test_store import check_words
 

@@ -15,8 +15,8 @@ from chatlm.cli.main import cli
 from chatlm.errors import StoreError
 from chatlm.store.queries import DAMAGED_TITLE
 from chatlm.store.store import Store
-from chatlm.types.messages import ReplyStep, StopReason
 from chatlm.types.parts import Reasoning, Text
+from chatlm.types.replies import ReplyStep, StopReason
 
 
 @pytest.fixture

@@ -12,17 +12,10 @@ from hypothesis import strategies as st
 from chatlm.errors import UsageError
 from chatlm.store import export
 from chatlm.store.store import Store
-from chatlm.types.messages import (
-    Annotation,
-    ContextPolicy,
-    Conversation,
-    Message,
-    Passage,
-    Reply,
-    StopReason,
-    Turn,
-)
+from chatlm.types.conversations import ContextPolicy, Conversation, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import Reply, StopReason
 from chatlm.types.sampling import Sampling
 
 

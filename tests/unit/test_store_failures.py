@@ -10,7 +10,7 @@ import pytest
 from chatlm.errors import StoreError
 from chatlm.store import database, migrations
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 
 
 @pytest.fixture

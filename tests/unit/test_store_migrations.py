@@ -8,7 +8,9 @@ from pathlib import Path
 
 from chatlm.store.migrations import MIGRATIONS
 from chatlm.store.store import Store
-from chatlm.types.messages import Annotation, ContextPolicy, Passage, StopReason, Usage
+from chatlm.types.conversations import ContextPolicy
+from chatlm.types.messages import Annotation, Passage
+from chatlm.types.replies import StopReason, Usage
 from chatlm.types.sampling import Sampling
 from tests.unit.test_store import check_words
 

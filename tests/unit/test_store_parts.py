@@ -14,8 +14,9 @@ from chatlm.store import export
 from chatlm.store.migrations import MIGRATIONS
 from chatlm.store.rows import dump_steps
 from chatlm.store.store import Store
-from chatlm.types.messages import Conversation, Reply, ReplyStep, StopReason, Usage
+from chatlm.types.conversations import Conversation
 from chatlm.types.parts import File, Image, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage
 from tests.unit.test_store import check_words
 
 CAT = Image("image/png", 3, 2, "a" * 64, "cat.png")

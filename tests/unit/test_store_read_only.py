@@ -16,7 +16,7 @@ from chatlm.cli.main import cli
 from chatlm.errors import StoreError
 from chatlm.store import migrations
 from chatlm.store.store import Store
-from chatlm.types.messages import StopReason
+from chatlm.types.replies import StopReason
 from tests.permissions import read_only
 
 NOTICE = "The chats can be read, but not changed."

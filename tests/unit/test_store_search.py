@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
-from chatlm.types.messages import Annotation, StopReason, Usage
+from chatlm.types.messages import Annotation
+from chatlm.types.replies import StopReason, Usage
 
 HOSTILE = ['"', '""', "*", "NEAR(", "-", "", " ", "a OR", "AND", "NOT", "content:", "{", "(", ")"]
 HOSTILE += ["^", "+", "'", "a* b*", "\0", "a\0b", "a-" * 5000, "a " * 5000, "a" * 10_000, "%", "_"]
@@ -25,12 +24,6 @@ HOSTILE += [
     "mood:joy " * 900,
 ]
 HOSTILE += ['"a" NEAR "b', "turn_words MATCH x", "世" * 5000, "e\u0301" * 3000, "\u200b", "😀"]
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    with Store(None) as opened:
-        yield opened
 
 
 def add(store: Store, content: str, reply: str = "", title: str = "") -> int:

@@ -15,8 +15,9 @@ from chatlm.store.importing.chatlm_jsonl import parse_part
 from chatlm.store.importing.fields import InvalidChat, JsonObject
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Finished
-from chatlm.types.messages import Message, Reply, StopReason, StreamedPart, Usage
+from chatlm.types.messages import Message
 from chatlm.types.parts import Part, Reasoning, Text, append_text, join_thoughts, part_from_dict
+from chatlm.types.replies import Reply, StopReason, StreamedPart, Usage
 from tests.unit.test_session_parts import EventEngine
 
 

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.chat.summary import MAX_TITLE_LENGTH, suggest_title
-from chatlm.types.messages import Conversation, Message, Reply, Turn
+from chatlm.types.conversations import Conversation, Turn
+from chatlm.types.messages import Message
+from chatlm.types.replies import Reply
 
 
 def chat(message: str, reply: str = "") -> Conversation:

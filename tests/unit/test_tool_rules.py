@@ -13,7 +13,7 @@ from chatlm.chat import untrusted_text
 from chatlm.chat.tool_set import ToolOptions, ToolSet, find_tools
 from chatlm.chat.untrusted_text import UntrustedText, find_copies, mark
 from chatlm.errors import UsageError
-from chatlm.types.messages import ConversationHeader
+from chatlm.types.conversations import ConversationHeader
 from chatlm.types.tool_rules import ChatTools, ToolRule, ToolSettings
 from chatlm.types.tools import Tool
 
@@ -183,3 +183,27 @@ def test_a_rule_for_a_group_is_never_about_tools_of_another_plugin() -> None:
     chosen = ToolSet(tools, options, ConversationHeader(1, "x"))
     allowed = [name for name, each in tools.items() if chosen.permission(each) == "allow"]
     assert allowed == ["calculator", "files_read"]
+
+
+def test_tools_of_a_session_are_offered_beside_those_of_plugins_and_owe_them_no_rule() -> None:
+    def offer(name: str, group: str) -> Tool:
+        return Tool(name, "Go.", {"type": "object"}, lambda arguments, context: "", group=group)
+
+    class Plugins:
+        def collect(self, hook: str) -> list[tuple[str, tuple[Tool]]]:
+            return [("tools", (offer("files_read", "files"),))]
+
+    added = [offer("files__write", "files"), offer("files_read", "x"), offer("go", "editor")]
+    tools = find_tools(Plugins(), lambda: added)  # type: ignore[arg-type]
+    groups = {name: (each.group, each.is_added) for name, each in tools.items()}
+    assert groups == {
+        "files_read": ("files", False),
+        "files__write": ("session-files", True),
+        "go": ("editor", True),
+    }
+    for names, on in ((None, False), (("files_read",), False), ((), True)):
+        settings = ToolSettings(enabled=on, allow=("files",), off=("go",))
+        options = ToolOptions(settings, names=names, added=lambda: added)
+        chosen = ToolSet(tools, options, ConversationHeader(1, "x"))
+        assert [*chosen.offered] == ["files__write", *["files_read"] * bool(names)]
+        assert chosen.permission(tools["files__write"]) == "ask"

@@ -27,8 +27,9 @@ from chatlm.store.export import stream_export
 from chatlm.store.importing.chatlm_jsonl import parse_chatlm
 from chatlm.store.importing.importer import import_file
 from chatlm.store.store import Store
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.events import Delta, Notice, TurnFinished
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.provenance import Call, Change, Trace, format_duration
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling

@@ -13,18 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.errors import UsageError
-from chatlm.types.messages import (
-    ContextPolicy,
-    Conversation,
-    Message,
-    Reply,
-    ReplyStep,
-    StopReason,
-    Turn,
-    Usage,
-    utc_now,
-)
+from chatlm.types.conversations import ContextPolicy, Conversation, Turn
+from chatlm.types.messages import Message
 from chatlm.types.parts import Image, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import Reply, ReplyStep, StopReason, Usage, utc_now
 from chatlm.types.sampling import DEFAULT_SAMPLING, NUMERIC_SAMPLING, Sampling
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
@@ -129,43 +130,61 @@ def prefill_in_parts(
     return logits[0]
 
 
+@dataclass(frozen=True)
+class PromptPart:
+    """The tokens of one sequence that are read together with those of others."""
+
+    kv_cache: KVCache
+    ids: Sequence[int]
+    """At least one."""
+    start: int
+    """Position of the first of them."""
+    source: KVCache | None = None
+    """The cache of an earlier part, which has the same tokens between the end of `kv_cache` and
+    `start`: what is stored of them is copied. None if it is there already."""
+
+    @property
+    def end(self) -> int:
+        """The position after the last token."""
+        return self.start + len(self.ids)
+
+
 def prefill_together(
     config: ModelConfig,
     weights: ComputedWeights,
-    kv_caches: Sequence[KVCache],
-    blocks: Sequence[Sequence[int]],
+    parts: Sequence[PromptPart],
     ropes: RopeTables,
     attend: PromptAttention,
 ) -> Generator[None, None, Tensor]:
-    """Do the same for blocks of several sequences: (sequences, vocab_size).
+    """Do the same for several sequences: (sequences, vocab_size).
 
     There must be no recurrent layer.
     """
-    pasts = [kv_cache.length for kv_cache in kv_caches]
-    lengths = list(map(len, blocks))
-    text_ends = [past + length for past, length in zip(pasts, lengths, strict=True)]
-    for kv_cache, past, length in zip(kv_caches, pasts, lengths, strict=True):
-        kv_cache.reserve(past + length)
+    lengths = [len(part.ids) for part in parts]
+    for part in parts:
+        part.kv_cache.reserve(part.end)
 
     def attend_each(layer: int, queries: Tensor, *kv: Tensor | None) -> Tensor:
         counts = lengths if len(queries) == len(ids) else [1] * len(lengths)
         nothing = (None,) * len(lengths)
         vectors = (nothing if each is None else each.split(counts) for each in (queries, *kv))
-        return torch.cat(
-            [
-                attend(kv_cache, ropes, end, end - len(parts[0]), layer, *parts)
-                for kv_cache, end, *parts in zip(kv_caches, text_ends, *vectors, strict=True)
-            ]
-        )
+        outputs = []
+        for part, *own in zip(parts, *vectors, strict=True):
+            cache = part.kv_cache
+            if part.source is not None and kv[0] is not None:
+                number = config.kv_indices[layer]
+                cache.copy_layer(number, part.source, cache.length, part.start)
+            outputs.append(attend(cache, ropes, part.end, part.end - len(own[0]), layer, *own))
+        return torch.cat(outputs)
 
-    ids = torch.tensor([token for block in blocks for token in block])
+    ids = torch.tensor([token for part in parts for token in part.ids])
     embeddings = weights.embed_tokens(ids)
-    context = _CachedBlock(kv_caches[0], sum(lengths), Rotations((), (), embeddings.dtype))
+    context = _CachedBlock(parts[0].kv_cache, len(ids), Rotations((), (), embeddings.dtype))
     context.attend = attend_each
     ends = tuple(itertools.accumulate(lengths))
     logits = yield from layer_by_layer(config, weights, ids, embeddings, context, ends)
-    for kv_cache, past, length in zip(kv_caches, pasts, lengths, strict=True):
-        kv_cache.length = kv_cache.recurrent.length = past + length
+    for part in parts:
+        part.kv_cache.length = part.kv_cache.recurrent.length = part.end
     return logits
 
 

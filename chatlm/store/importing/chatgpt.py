@@ -14,8 +14,10 @@ from chatlm.store.importing.fields import JsonObject, ParsedChat, check_time_ran
 from chatlm.store.importing.json_stream import FindFile
 from chatlm.store.rows import short_title
 from chatlm.store.writes import fork_title
-from chatlm.types.messages import Conversation, Message, Reply, ReplyStep, StopReason, Turn
+from chatlm.types.conversations import Conversation, Turn
+from chatlm.types.messages import Message
 from chatlm.types.parts import Image, Part, Reasoning, Text, text_of
+from chatlm.types.replies import Reply, ReplyStep, StopReason
 
 MAX_FORKS = 20
 """Further branches of one chat are left out."""

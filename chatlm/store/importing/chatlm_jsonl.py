@@ -13,19 +13,8 @@ from typing import Any, TypeVar, get_args
 from chatlm.errors import UsageError
 from chatlm.store.importing.fields import MAX_INTEGER, InvalidChat, JsonObject, ParsedChat
 from chatlm.store.rows import read_stop_reason, reply_error
-from chatlm.types.messages import (
-    Annotation,
-    ContextPolicy,
-    Conversation,
-    Message,
-    Passage,
-    PluginData,
-    Reply,
-    ReplyStep,
-    Role,
-    Turn,
-    Usage,
-)
+from chatlm.types.conversations import ContextPolicy, Conversation, PluginData, Turn
+from chatlm.types.messages import Annotation, Message, Passage, Role
 from chatlm.types.parts import (
     TOOL_OUTCOMES,
     File,
@@ -39,6 +28,7 @@ from chatlm.types.parts import (
 )
 from chatlm.types.projects import Project
 from chatlm.types.provenance import Call, Change, Provenance, Trace
+from chatlm.types.replies import Reply, ReplyStep, Usage
 from chatlm.types.sampling import Sampling
 from chatlm.types.tool_rules import ChatTools
 

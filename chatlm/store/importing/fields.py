@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chatlm.store.rows import BlobLookup
-from chatlm.types.messages import Annotation, Conversation, Passage
+from chatlm.types.conversations import Conversation
+from chatlm.types.messages import Annotation, Passage
 from chatlm.types.provenance import Provenance, Trace
 
 MAX_INTEGER = 2**63 - 1

@@ -19,7 +19,8 @@ from chatlm.store.importing.lm_studio import parse_lm_studio
 from chatlm.store.importing.open_webui import parse_open_webui
 from chatlm.store.importing.openai_messages import parse_openai_messages
 from chatlm.store.store import Store
-from chatlm.types.messages import Conversation, utc_now
+from chatlm.types.conversations import Conversation
+from chatlm.types.replies import utc_now
 
 ImportFormat = Literal["auto", "chatlm", "messages", "chatgpt", "open-webui", "lm-studio"]
 

@@ -15,8 +15,10 @@ from typing import Any
 from chatlm.store.blobs import describe_image
 from chatlm.store.importing.chatlm_jsonl import parse_part
 from chatlm.store.importing.fields import JsonObject, ParsedChat
-from chatlm.types.messages import Conversation, Message, Reply, ReplyStep, StopReason, Turn
+from chatlm.types.conversations import Conversation, Turn
+from chatlm.types.messages import Message
 from chatlm.types.parts import File, Image, Part, Reasoning, Text, ToolCall, ToolResult
+from chatlm.types.replies import Reply, ReplyStep, StopReason
 
 
 @dataclass

@@ -27,7 +27,8 @@ from chatlm.tui.screens.history import HistoryScreen
 from chatlm.tui.screens.trace import TraceScreen
 from chatlm.tui.screens.transfer import ImportScreen
 from chatlm.tui.services import Services
-from chatlm.types.messages import ContextPolicy, Conversation, Reply
+from chatlm.types.conversations import ContextPolicy, Conversation
+from chatlm.types.replies import Reply
 
 
 class ChatActions:

@@ -12,7 +12,7 @@ from chatlm.tui.commands import CommandHandler
 from chatlm.tui.screens.image import ImageScreen
 from chatlm.tui.services import Services
 from chatlm.tui.workers import to_user_error
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 from chatlm.types.parts import Image, PreparedImage
 
 

@@ -28,10 +28,11 @@ from chatlm.tui.screens.replay import Asked, ReplayScreen
 from chatlm.tui.screens.xray import PromptXray, XrayScreen
 from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextFill
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine
 from chatlm.types.events import ApprovalNeeded, ToolQuestion
-from chatlm.types.messages import Conversation, Reply, Turn
 from chatlm.types.provenance import Provenance
+from chatlm.types.replies import Reply
 from chatlm.types.requests import Request
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from chatlm.errors import StoreError
 from chatlm.store.store import Store
 from chatlm.tui.chat.chat_drafts import ChatDrafts
 from chatlm.tui.workers import ReadQueue
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 
 
 class ChatLoader:

@@ -14,7 +14,7 @@ from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.live_turn import LiveTurn
 from chatlm.tui.services import OpenChat, Services
 from chatlm.tui.workers import WriteQueue
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 
 
 class ChatState:

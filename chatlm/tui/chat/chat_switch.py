@@ -18,7 +18,7 @@ from chatlm.tui.composer.composer import Composer
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.tui.services import OpenChat
 from chatlm.tui.workers import to_user_error
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 from chatlm.types.setups import Setup
 
 SAVE_SECONDS = 5.0

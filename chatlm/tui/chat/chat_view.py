@@ -25,7 +25,7 @@ from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.widgets.context_gauge import ContextFill, ContextGauge
 from chatlm.tui.workers import to_user_error
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 
 NEW_CHAT = "New chat"
 

@@ -31,7 +31,7 @@ from chatlm.tui.services import OpenChat, Services, argument_completers
 from chatlm.tui.vision import Vision
 from chatlm.tui.widgets.hints import command_hint
 from chatlm.tui.workers import ReadQueue
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 from chatlm.types.sampling import Thinking
 
 T = TypeVar("T")

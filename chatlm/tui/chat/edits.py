@@ -14,7 +14,7 @@ from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
 from chatlm.tui.workers import to_user_error
-from chatlm.types.messages import ContextPolicy, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
 from chatlm.types.projects import Project
 from chatlm.types.sampling import Sampling
 from chatlm.types.tool_rules import ChatTools

@@ -16,6 +16,7 @@ from textual.widgets import Static
 from chatlm.hub.disk import human_bytes
 from chatlm.text import one_line
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
+from chatlm.tui.formatting import short_name
 from chatlm.tui.widgets.context_gauge import ContextGauge
 from chatlm.types.engine import EngineInfo
 from chatlm.types.projects import Project
@@ -129,8 +130,8 @@ def model_label(state: EngineState, *, shows_abilities: bool = True) -> Content:
 
 
 def shorten_model(name: str) -> str:
-    """Return a model's name in at most `MAX_MODEL_WIDTH` cells, without its owner or folder."""
-    short = one_line(name.rstrip("/").rsplit("/", 1)[-1], 200)
+    """Return a model's name in at most `MAX_MODEL_WIDTH` cells, as `short_name` has it."""
+    short = one_line(short_name(name), 200)
     return short if cell_len(short) <= MAX_MODEL_WIDTH else f"…{short[1 - MAX_MODEL_WIDTH :]}"
 
 

@@ -16,12 +16,13 @@ from chatlm.chat.thought_meter import ThoughtMeter
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError
 from chatlm.text import one_line
-from chatlm.tui import commands, formatting
+from chatlm.tui import formatting
 from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
 from chatlm.tui.workers import UPDATES_PER_SECOND, to_user_error
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.events import (
     ApprovalNeeded,
     Delta,
@@ -43,16 +44,8 @@ from chatlm.types.events import (
     TurnStarted,
     TurnWithdrawn,
 )
-from chatlm.types.messages import (
-    Conversation,
-    Reply,
-    ReplyStep,
-    StopReason,
-    StreamedPart,
-    Turn,
-    Usage,
-)
 from chatlm.types.parts import Part, Reasoning, ToolCall, ToolResult
+from chatlm.types.replies import Reply, ReplyStep, StopReason, StreamedPart, Usage
 
 
 @dataclass
@@ -156,8 +149,7 @@ class LiveTurn:
         if self.view is not None:
             self.view.show_tool_state(call.id, formatting.join_parts(state, facts))
         name = one_line(call.name, 64)
-        stop = f"{commands.key_of('stop')} stops"
-        self.show_activity(formatting.join_parts(f"{name} {state}", facts, stop))
+        self.show_activity(formatting.join_parts(f"{name} {state}", facts))
         self.status = dataclasses.replace(self.status, reason=f"{name} {state}")
 
     async def append_text(self, streamed: TextStreamed) -> None:
@@ -169,8 +161,7 @@ class LiveTurn:
             self.reply = self.reply.with_delta(text, part, thought)
         if self.view is not None:
             await self.view.append_text(text, part, thought)
-        status = formatting.writing_status(usage, part)
-        self.show_activity(f"{status} · {commands.key_of('stop')} stops")
+        self.show_activity(formatting.writing_status(usage, part))
         used = usage.prompt_tokens + usage.completion_tokens
         reason = "thinking" if part == "reasoning" else "writing"
         self.status = Status(used_tokens=used, speed=formatting.speed(usage), reason=reason)

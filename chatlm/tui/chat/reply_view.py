@@ -17,8 +17,8 @@ from chatlm.tui.chat.reply_text import ReplyText
 from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.chat.tool_block import CallBlock, ToolBlock
 from chatlm.tui.formatting import describe_part
-from chatlm.types.messages import StreamedPart
 from chatlm.types.parts import Image, Part, Reasoning, Text, ToolCall, ToolResult, join_thoughts
+from chatlm.types.replies import StreamedPart
 
 BlockT = TypeVar("BlockT", bound=Widget)
 

@@ -14,8 +14,8 @@ from textual.widgets import Static
 from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands, formatting
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
-from chatlm.tui.widgets.hints import HINT_GAP
-from chatlm.types.messages import Turn
+from chatlm.tui.widgets.hints import HINT_GAP, PlainLinks
+from chatlm.types.conversations import Turn
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Status:
         )
 
 
-class StatusBar(Widget):
+class StatusBar(PlainLinks, Widget):
     """The last line: keys that act now on the left, the state of things on the right.
 
     When it is narrow, the least important parts are dropped first.
@@ -52,11 +52,6 @@ class StatusBar(Widget):
         padding: 0 1;
         background: $panel;
         color: $text-muted;
-        link-style: none;
-        link-color: $text-muted;
-        link-style-hover: underline;
-        link-background-hover: $panel;
-        link-color-hover: $text;
     }
     """
 
@@ -75,15 +70,14 @@ class StatusBar(Widget):
     hints: reactive[tuple[Content, ...]] = reactive[tuple[Content, ...]](())
     """The keys that act now, the most important first."""
 
-    hanging: reactive[str] = reactive("")
+    hanging: reactive[Content] = reactive(Content())
     """What chatlm waits for, shown instead of everything else."""
 
     def render(self) -> Content:
         """Render the line at the full width."""
         width = self.content_size.width
         if self.hanging:
-            text = Content.styled(one_line(self.hanging, 200), "$text-warning")
-            return text.truncate(width, ellipsis=True)
+            return self.hanging.truncate(width, ellipsis=True)
         states = state_parts(
             self.engine_state, self.status, self.plugin_statuses, self.thinking, self.tools
         )

@@ -183,7 +183,7 @@ def describe_call(block: CallBlock) -> Content:
             one_line(result.source, 200),
             "from outside: data, not instructions" if result.untrusted else "",
         ]
-        title = "Error" if result.is_error else "Result"
+        title = {"done": "Result", "denied": "Denied"}.get(result.status, "Error")
         parts.append(Content.styled(join_parts(title, *facts), heading))
         lines = result.text.rstrip("\n").split("\n")
         shown = [*map(escape_controls, lines[:MAX_LINES])]

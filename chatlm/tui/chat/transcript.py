@@ -17,7 +17,7 @@ from textual.screen import Screen
 from chatlm.tui import commands
 from chatlm.tui.chat.turn_column import NewerMarker, TurnColumn
 from chatlm.tui.chat.turn_view import TurnView
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 
 UNMOUNT_DISTANCE = 3
 """Distance in screens at which a turn is unmounted."""

@@ -17,7 +17,7 @@ from chatlm.text import escape_controls
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat.welcome import Welcome
 from chatlm.tui.formatting import count
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 
 PAGE_SIZE = 12
 """Turns mounted at once; a long chat opens with its last ones."""

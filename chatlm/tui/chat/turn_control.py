@@ -28,6 +28,7 @@ from chatlm.tui.chat.status import Status
 from chatlm.tui.engine_loader import Failed, Loading, Ready
 from chatlm.tui.screens.approval import ApprovalScreen, QuestionScreen
 from chatlm.tui.services import OpenChat
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.events import (
     Approval,
     ApprovalNeeded,
@@ -38,7 +39,6 @@ from chatlm.types.events import (
     TurnStarted,
     TurnWithdrawn,
 )
-from chatlm.types.messages import Conversation, Turn
 from chatlm.types.parts import Image, PreparedImage
 
 REFUSED = "refused"

@@ -22,9 +22,11 @@ from chatlm.tui.chat.message_fold import fold_message
 from chatlm.tui.chat.reply_view import ReplyView
 from chatlm.tui.chat.thought_block import ThoughtBlock
 from chatlm.tui.chat.tool_block import ToolBlock
-from chatlm.tui.widgets.hints import command_hint, hint
-from chatlm.types.messages import Annotation, ContextPolicy, Reply, StreamedPart, Turn
+from chatlm.tui.widgets.hints import HINT_GAP, PlainLinks, command_hint, hint
+from chatlm.types.conversations import ContextPolicy, Turn
+from chatlm.types.messages import Annotation
 from chatlm.types.parts import Image, Part, Reasoning, Text
+from chatlm.types.replies import Reply, StreamedPart
 
 KEY_HINTS = (
     (("copy",), "copy"),
@@ -42,6 +44,10 @@ KEY_HINTS = (
 
 
 MUTED_STYLE = "$text-muted"
+
+
+class TurnLine(PlainLinks, Static):
+    """The line below a turn: what goes on, or its version, how it ended and what it took."""
 
 
 class TurnView(Vertical, can_focus=True):
@@ -138,7 +144,7 @@ class TurnView(Vertical, can_focus=True):
             yield self._reply_view(self.turn.reply.parts)
         if self._active_summary:
             yield self._summary_block()
-        yield Static(self._footer_content(), classes="line")
+        yield TurnLine(self._footer_content(), classes="line")
         self._update_context_state()
 
     def watch_has_focus(self, has_focus: bool) -> None:
@@ -373,11 +379,10 @@ class TurnView(Vertical, can_focus=True):
             line.update(below, layout=not width or len(below.wrap(width)) != height)
 
     def _footer_content(self) -> Content:
-        return (
-            self._idle_footer()
-            if self._activity is None
-            else Content(escape_controls(self._activity))
-        )
+        if self._activity is None:
+            return self._idle_footer()
+        parts = (Content(escape_controls(self._activity)), command_hint("stop", "stop"))
+        return HINT_GAP.join(parts) if self._activity else Content()
 
     def _idle_footer(self) -> Content:
         reply = self.turn.reply
@@ -410,9 +415,9 @@ class TurnView(Vertical, can_focus=True):
             return Content()
         text = f"{reply.version}/{versions}"
         before = (
-            _command_link("‹", "previous-version") if self.adjacent_version(-1) else Content("‹")
+            _version_link("‹", "previous-version") if self.adjacent_version(-1) else Content("‹")
         )
-        after = _command_link("›", "next-version") if self.adjacent_version(1) else Content("›")
+        after = _version_link("›", "next-version") if self.adjacent_version(1) else Content("›")
         return Content.assemble(before, " ", (text, "bold $text"), " ", after)
 
     @property
@@ -444,6 +449,10 @@ class TurnView(Vertical, can_focus=True):
 def _joined_text(reply: Reply | None) -> str:
     """Return the texts of a reply's steps as paragraphs."""
     return "\n\n".join(step.text for step in reply.steps if step.text) if reply else ""
+
+
+def _version_link(text: str, command: str) -> Content:
+    return _command_link(text, command).stylize("bold $text-primary")
 
 
 def _command_link(text: str, command: str) -> Content:

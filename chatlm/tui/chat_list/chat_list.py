@@ -27,7 +27,7 @@ from chatlm.tui.chat_list import rows
 from chatlm.tui.chat_list.rows import RowList, list_bindings, nearest_enabled
 from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.workers import ReadQueue, WriteQueue, to_user_error
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 
 T = TypeVar("T")
 

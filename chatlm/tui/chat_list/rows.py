@@ -30,7 +30,7 @@ NO_CHATS = Content("No chats yet.\n\nYour conversations\nappear here.")
 
 
 _FORK = re.compile(r"(.*) \((fork(?: \d+)?)\)")
-"""A fork's title; the row has room for its beginning only, so the word goes there."""
+"""A fork's title; the row has room for its beginning only, so the word goes to the second line."""
 
 
 PINNED, UNFINISHED, ANSWERING = "▪", "◐", "●"
@@ -65,16 +65,24 @@ def chat_row(
         mark, colour = PINNED, "$text-primary"
     else:
         mark, colour = " ", ""
-    title = _FORK.sub(r"\2 · \1", one_line(chat.title, 60)) or UNTITLED
+    title, origin = one_line(chat.title, 60), "fork" if chat.forked else ""
+    if named := _FORK.fullmatch(title):
+        title, origin = named.groups()
     model = model_label(chat.model)
-    origin = (age(chat.updated, now), chat.source, "fork" if chat.forked else "")
+    quiet = "$foreground 70%"
+    details = (
+        (age(chat.updated, now), quiet),
+        (chat.source, quiet),
+        (origin, quiet),
+        (one_line(chat.project, 24), "$text-accent"),
+        (" ".join(f"#{one_line(tag, 24)}" for tag in chat.tags), "$text-secondary"),
+        (model, quiet),
+    )
     return Content.assemble(
         (f"{mark} ", colour),
-        (title, "bold" if chat.id == current_id else ""),
-        ("\n  " + " · ".join(filter(None, origin)), "$foreground 70%"),
-        (f" · {one_line(chat.project, 24)}" if chat.project else "", "$text-accent"),
-        ("".join(f" #{one_line(tag, 24)}" for tag in chat.tags), "$text-secondary"),
-        (f" · {model}" if model else "", "$foreground 70%"),
+        (title or UNTITLED, "bold" if chat.id == current_id else ""),
+        "\n  ",
+        Content.styled(" · ", quiet).join(Content.styled(*each) for each in details if each[0]),
     )
 
 

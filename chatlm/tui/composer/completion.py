@@ -289,6 +289,7 @@ class Completion:
         accepts_commands: returns whether a slash at the start of the text begins a command.
         send: sends the message, after a candidate that completes it.
         on_accepted: called after a candidate was inserted.
+        on_changed: called when the list opens or closes.
     """
 
     def __init__(
@@ -302,6 +303,7 @@ class Completion:
         accepts_commands: Callable[[], bool],
         send: Callable[[], None],
         on_accepted: Callable[[], None],
+        on_changed: Callable[[], None],
     ) -> None:
         self.commands = {command.name: command for command in slash_commands}
         """The slash commands by name."""
@@ -314,6 +316,7 @@ class Completion:
         self._accepts_commands = accepts_commands
         self._send = send
         self._on_accepted = on_accepted
+        self._on_changed = on_changed
         self._last_lookup: tuple[str, bool] = ("", False)
         """What the candidates in the list were looked up for."""
 
@@ -325,7 +328,7 @@ class Completion:
     def close(self) -> bool:
         """Close the list; return False if it was closed."""
         was_open = self.is_open
-        self.popup.show_matches(None)
+        self._show(None)
         return was_open
 
     def update(self) -> None:
@@ -337,7 +340,11 @@ class Completion:
         if self.is_open and lookup == self._last_lookup:
             return
         self._last_lookup = lookup
-        self.popup.show_matches(self._find(*lookup) if self._area.selection.is_empty else None)
+        self._show(self._find(*lookup) if self._area.selection.is_empty else None)
+
+    def _show(self, matches: Matches | None) -> None:
+        self.popup.show_matches(matches)
+        self._on_changed()
 
     def handle_key(self, key: str, action: str) -> bool:
         """Handle a key while the list is open; return False if the text area should handle it.

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual import events, on
 from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
@@ -45,7 +46,15 @@ from chatlm.tui.composer.drafts import (
 from chatlm.tui.composer.suggestion_line import SuggestionLine
 from chatlm.tui.composer.vim import VimKeys
 from chatlm.tui.vision import Vision
+from chatlm.tui.widgets.hints import HINT_GAP, hint
 from chatlm.types.parts import PreparedImage
+
+PLACEHOLDERS = (
+    "Write a message, / for commands, @ for files",
+    "Write a message, / for commands",
+    "Write a message",
+)
+"""What an empty composer says; the longest that fits."""
 
 SCAN_DELAY_SECONDS = 0.5
 """Maximum seconds from a change to the scan of the whole text."""
@@ -147,6 +156,7 @@ class Composer(DraftArea):
             accepts_commands=lambda: self.accepts_commands,
             send=self.action_send,
             on_accepted=self.scan_text,
+            on_changed=self.update_border,
         )
         self._attachments = Attachments(
             folder,
@@ -177,7 +187,7 @@ class Composer(DraftArea):
         self._last_state = ""
         """The last announced draft."""
         self._scan_timer: Timer | None = None
-        super().__init__("Write a message, / for commands, @ for files", id="composer")
+        super().__init__(PLACEHOLDERS[0], id="composer")
         self._key_actions = _editing_actions()
 
     # --- the text -------------------------------------------------------------------------
@@ -329,14 +339,17 @@ class Composer(DraftArea):
         self._suggestions.follow()
 
     def action_cursor_right(self, select: bool = False) -> None:
-        """Move right, or accept the suggestion."""
-        if select or not self._suggestions.accept():
+        """Move right, or accept a word of the suggestion."""
+        if select or not self._suggestions.accept(word=True):
             self.suggestion = ""  # which TextArea would insert
             super().action_cursor_right(select)
             self._suggestions.show()
 
     def on_resize(self) -> None:
-        """Fit the suggestion into the new width, once the text is wrapped to it."""
+        """Fit placeholder and suggestion into the new width, once the text is wrapped to it."""
+        width = self.content_size.width
+        fitting = (text for text in PLACEHOLDERS if cell_len(text) <= width)
+        self.placeholder = next(fitting, PLACEHOLDERS[-1])
         self.call_later(self._suggestions.show)
 
     @property
@@ -380,27 +393,31 @@ class Composer(DraftArea):
 
     def update_border(self) -> None:
         """Show keys and the cost of attached files in the bottom border."""
-        notes = Content(" │ ".join(self._border_notes()))
+        notes = Content(" │ ").join(self._border_notes())
         if notes.markup != (self.border_subtitle or ""):
             self.border_subtitle = notes
 
-    def _border_notes(self) -> list[str]:
+    def _border_notes(self) -> list[Content]:
         keys, text = commands.key_of, self.text
         notes = []
         if self._vim is not None and not self._vim.inserting:
-            notes.append(f"NORMAL {self._vim.pending}".rstrip())
+            notes.append(Content(f"NORMAL {self._vim.pending}".rstrip()))
         if self._unsent_reason and text == self._unsent_text:
-            notes.append(f"not sent: {self._unsent_reason}")
+            notes.append(Content(f"not sent: {self._unsent_reason}"))
+        acts = [hint("tab", "complete")] if self._completion.is_open else []
         if self.editing:
-            does = "runs" if self.accepts_commands else "resends in a fork"
-            notes.append(f"{keys('send')} {does} · {keys('stop')} cancels")
+            does = "run" if self.accepts_commands else "resend in a fork"
+            acts.append(hint(keys("send"), does))
+        if acts:
+            leaves = "close" if self._completion.is_open else "cancel"
+            notes.append(HINT_GAP.join((*acts, hint(keys("stop"), leaves))))
         if self.busy:
-            notes.append(f"sending… · {keys('stop')} cancels")
-        notes += self._attachments.notes(text)
+            notes.append(HINT_GAP.join((Content("sending…"), hint(keys("stop"), "cancel"))))
+        notes += map(Content, self._attachments.notes(text))
         if self.suggestion:
-            notes.append("tab accepts")
+            notes.append(HINT_GAP.join((hint("tab", "accept"), hint("→", "accept a word"))))
         if self.has_folds:
-            notes.append(f"{keys('unfold')} unfolds")
+            notes.append(hint(keys("unfold"), "unfold"))
         return notes
 
     @on(TextArea.Changed)
@@ -439,8 +456,8 @@ class Composer(DraftArea):
         if not self.text.strip():
             return
         if self.busy:
-            hint = f"Wait, or cancel it with {commands.key_of('stop')}."
-            self._warn(UsageError("The files of this message are still being read", hint))
+            advice = f"Wait, or cancel it with {commands.key_of('stop')}."
+            self._warn(UsageError("The files of this message are still being read", advice))
             return
         try:
             meaning = self._parse_input()
@@ -531,10 +548,10 @@ class Composer(DraftArea):
         if isinstance(result, ChatlmError):
             self._warn(result)
         elif not self.text.startswith(draft.text):
-            hint = f"{commands.key_of('send').capitalize()} sends it as it is now."
+            advice = f"{commands.key_of('send').capitalize()} sends it as it is now."
             self._warn(
                 UsageError(
-                    "The message was not sent: it was changed while its files were read", hint
+                    "The message was not sent: it was changed while its files were read", advice
                 )
             )
         else:

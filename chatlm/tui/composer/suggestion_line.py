@@ -7,7 +7,7 @@ from collections.abc import Callable
 from textual.timer import Timer
 
 from chatlm.tui.composer.draft_area import DraftArea
-from chatlm.tui.composer.suggestions import Suggestions, fit_suggestion
+from chatlm.tui.composer.suggestions import Suggestions, first_word, fit_suggestion
 
 SUGGEST_DELAY_SECONDS = 0.2
 """Seconds without a change after which a suggestion is asked for."""
@@ -60,13 +60,14 @@ class SuggestionLine:
             area.suggestion = rest
             self._on_changed()
 
-    def accept(self) -> bool:
-        """Insert the whole suggestion; return False if none is shown."""
+    def accept(self, *, word: bool = False) -> bool:
+        """Insert the whole suggestion, or its first word; return False if none is shown."""
         area = self._area
         if not area.suggestion:
             return False
+        rest = self._suggestions.rest
         area.history.checkpoint()  # undo removes it alone
-        area.insert(self._suggestions.rest, maintain_selection_offset=False)
+        area.insert(first_word(rest) if word else rest, maintain_selection_offset=False)
         area.history.checkpoint()
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,8 @@ from rich.cells import cell_len, set_cell_size
 from chatlm.tui.composer.drafts import sanitise
 
 log = logging.getLogger(__name__)
+
+_FIRST_WORD = re.compile(r"\s*\S+")
 
 MIN_SUGGESTION_WIDTH = 2
 """Columns below which a suggestion is not shown."""
@@ -109,6 +112,12 @@ class Suggestions:
             self._suggested = self._text + line if line else ""
             self._on_suggested()
         self._ask_next()
+
+
+def first_word(suggestion: str) -> str:
+    """Return a suggestion up to the end of its first word, with the blanks before it."""
+    match = _FIRST_WORD.match(suggestion)
+    return match[0] if match else suggestion
 
 
 def fit_suggestion(suggestion: str, width: int) -> str:

@@ -17,7 +17,7 @@ from textual.widget import Widget
 
 from chatlm.errors import Cancelled, ChatlmError
 from chatlm.plugin_host.ui_api import SlashCommand
-from chatlm.text import escape_controls
+from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.status import StatusBar
@@ -26,6 +26,7 @@ from chatlm.tui.plugin_ui.regions import PluginRegions
 from chatlm.tui.plugin_ui.registrations import Registration, Registrations
 from chatlm.tui.plugin_ui.ui import PluginUi, UiProgressReporter
 from chatlm.tui.services import Services
+from chatlm.tui.widgets.hints import hint
 
 log = logging.getLogger(__name__)
 
@@ -149,13 +150,13 @@ class PluginActions:
     def show_hanging_hook(self) -> None:
         """Name the hook that has not returned for a while in the status bar."""
         call = self.services.plugins.hanging_call
-        self._status_bar.hanging = (
-            ""
-            if call is None
-            else (
-                f"waiting for the plugin {call.plugin} in {call.hook} · {call.elapsed:.0f} s · "
-                f"{commands.key_of('stop')} continues without it"
-            )
+        if call is None:
+            self._status_bar.hanging = Content()
+            return
+        names = f"{one_line(call.plugin, 64)} in {one_line(call.hook, 64)}"
+        self._status_bar.hanging = Content.assemble(
+            (f"waiting for the plugin {names} · {call.elapsed:.0f} s · ", "$text-warning"),
+            hint(commands.key_of("stop"), "continue without it"),
         )
 
     def close(self) -> None:
@@ -281,12 +282,11 @@ class ProgressLine(Widget):
 
     def render(self) -> Content:
         """Render the line at the full width."""
-        end = "ending" if self.reporter.cancelled else f"{commands.key_of('stop')} cancels"
-        width = self.content_size.width - len(end) - 2
+        stop = hint(commands.key_of("stop"), "cancel")
+        end = Content("ending") if self.reporter.cancelled else stop
+        width = self.content_size.width - end.cell_length - 2
         start = Content.assemble((self.reporter.title, "bold"), "  ", *self._progress_parts())
-        return Content.assemble(
-            start.truncate(width, ellipsis=True, pad=True), "  ", (end, "$text-primary")
-        )
+        return Content.assemble(start.truncate(width, ellipsis=True, pad=True), "  ", end)
 
     def _progress_parts(self) -> list[str | tuple[str, str]]:
         stand = self.reporter.progress

@@ -14,9 +14,11 @@ from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.composer.drafts import sanitise
+from chatlm.tui.screens.image import ImageScreen
 from chatlm.tui.services import Services
+from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine
-from chatlm.types.messages import Conversation, Passage, Turn
+from chatlm.types.messages import Passage
 from chatlm.types.parts import PreparedImage
 from chatlm.types.sampling import Sampling
 
@@ -183,6 +185,13 @@ class PluginUi:
         _require_type(argument, str)
         self._host.call_in_ui_thread(partial(self._host.regions.open_screen, name, argument))
 
+    def show_images(self, images: Sequence[PreparedImage]) -> None:
+        """Show images over the chat."""
+        for each in images:
+            _require_type(each, PreparedImage)
+        if images:
+            self._host.call_in_ui_thread(partial(self._show_images, tuple(images)))
+
     def open_panel(self, name: str) -> None:
         """Open or close a plugin's panel."""
         self._host.call_in_ui_thread(partial(self._host.regions.toggle_panel, name))
@@ -200,6 +209,18 @@ class PluginUi:
             yield work
         finally:
             self._host.call_in_ui_thread(partial(self._host.hide_progress, work))
+
+    def _show_images(self, images: tuple[PreparedImage, ...]) -> None:
+        contents = {each.image.sha256: each.content for each in images}
+        self._chat.view.app.push_screen(
+            ImageScreen(
+                [each.image for each in images],
+                0,
+                contents.__getitem__,
+                self._host.services.graphics,
+                in_memory=self._chat.incognito,
+            )
+        )
 
     def _insert_text(self, text: str) -> None:
         self._chat.composer.insert(text)

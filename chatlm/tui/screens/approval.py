@@ -171,7 +171,7 @@ def show_preview(preview: ToolPreview) -> Content:
     text = preview.text
     if len(text) > _MAX_PREVIEW:
         text = f"{text[:_MAX_PREVIEW]}\n… {len(text) - _MAX_PREVIEW:,} more characters"
-    lines = escape_controls(text).split("\n")
+    lines = escape_controls(text).removesuffix("\n").split("\n")
     match preview.kind:
         case "command":
             first, *rest = lines

@@ -23,7 +23,7 @@ from chatlm.tui.widgets.column_titles import ColumnTitles
 from chatlm.tui.widgets.context_gauge import ContextFill, gauge, gauge_legend
 from chatlm.tui.widgets.hints import Flow
 from chatlm.tui.workers import single_value
-from chatlm.types.messages import ContextPolicy, Turn
+from chatlm.types.conversations import ContextPolicy, Turn
 
 NUMBER_WIDTH, TOKENS_WIDTH, STATE_WIDTH = 5, 9, 15
 """Widths of the columns beside the text, in cells."""
@@ -205,7 +205,7 @@ class ContextScreen(Card[int | None]):
         line = self.query_one("#summary", Static)
         line.set_class(bool(self._summarising_number), "-shown")
         text = escape_controls(self._summary_text).strip() or "…"
-        line.update(Content(f"Summarising turn {self._summarising_number}, esc stops: {text}"))
+        line.update(Content(f"Summarising turn {self._summarising_number}: {text}"))
         self.call_after_refresh(self.query_one(OptionList).scroll_to_highlight)
 
     def _update_rows(self) -> None:

@@ -18,9 +18,10 @@ from chatlm.text import dump_json, one_line
 from chatlm.tui import clipboard
 from chatlm.tui.formatting import count, join_parts, speed, stop_label, version_text
 from chatlm.tui.screens.card import Card
-from chatlm.types.messages import Reply, Turn, Usage
+from chatlm.types.conversations import Turn
 from chatlm.types.parts import summarise_parts
 from chatlm.types.provenance import Provenance, describe_old_weights
+from chatlm.types.replies import Reply, Usage
 
 NAME_WIDTH = 20
 

@@ -43,8 +43,8 @@ TITLES = (
     ("", 2),
     ("state", STATE_WIDTH),
     ("fit and speed", FIT_WIDTH),
-    ("what it is", 10),
 )
+"""Without the last column, whose title depends on what is listed."""
 
 NO_MODEL = """
 No known model has these words. Enter tries them as a name:
@@ -54,12 +54,6 @@ No known model has these words. Enter tries them as a name:
   ~/models/file.gguf                 a file or a folder on this machine
   openai:MODEL@http://HOST:PORT/v1   a model on a server"""
 """What the list says where no model matches."""
-
-
-class FilterInput(VisibleInput):
-    """The filter; Enter selects the highlighted model."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "use model")]
 
 
 class ModelScreen(Card[str | None]):
@@ -106,7 +100,10 @@ class ModelScreen(Card[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "move(-1)", "up", show=False),
         Binding("down", "move(1)", "down", show=False),
-        Binding("escape", "leave", "close"),
+        Binding("enter", "choose", "use model", priority=True),
+        Binding("enter", "download", "download", priority=True),
+        Binding("escape", "keep", "cancel"),
+        Binding("escape", "dismiss", "close"),
     ]
 
     def __init__(
@@ -135,13 +132,13 @@ class ModelScreen(Card[str | None]):
 
     def body(self) -> Iterable[Widget]:
         """Yield the filter, the models and the question."""
-        yield FilterInput(
+        yield VisibleInput(
             self._wanted,
             placeholder="Filter, or enter a hub id such as org/name, or a path",
             compact=True,
         )
         models = PickList(markup=False)
-        yield ColumnTitles(TITLES)
+        yield ColumnTitles(())
         yield models
         yield Static(id="about", markup=False)
         yield Static("Asking plugins for their models …", id="plugins")
@@ -169,10 +166,15 @@ class ModelScreen(Card[str | None]):
         for choice in choices:
             self._fits[choice.name] = choice.fit
             self._files[choice.name] = choice
+        self._show_titles("quality")
         models = self.query_one(PickList)
         models.set_options([Option(_file_row(each), id=each.name) for each in choices])
         good = [n for n, each in enumerate(choices) if each.fit.verdict == "fits"]
         models.highlighted = good[len(good) // 2] if good else 0
+
+    def _show_titles(self, last: str) -> None:
+        """Name the columns; an empty last title hides them."""
+        self.query_one(ColumnTitles).show((*TITLES, (last, len(last))) if last else ())
 
     @property
     def _is_wide(self) -> bool:
@@ -211,12 +213,23 @@ class ModelScreen(Card[str | None]):
         """Move in the list while typing."""
         self.query_one(PickList).move(step)
 
-    def action_leave(self) -> None:
-        """Cancel the question, or close."""
-        if self._download_candidate:
-            self._ask_to_download("")
-        else:
-            self.dismiss(None)
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to download and to cancel only while that is asked."""
+        if action in ("download", "keep"):
+            return bool(self._download_candidate)
+        return action not in ("choose", "dismiss") or not self._download_candidate
+
+    def action_choose(self) -> None:
+        """Use the highlighted model, or ask first."""
+        self._choose_highlighted()
+
+    def action_download(self) -> None:
+        """Download what was asked about."""
+        self._choose_highlighted()
+
+    def action_keep(self) -> None:
+        """Cancel the question."""
+        self._ask_to_download("")
 
     @on(Input.Changed)
     def _handle_query_changed(self, event: Input.Changed) -> None:
@@ -236,9 +249,8 @@ class ModelScreen(Card[str | None]):
         if event.option_id != self._download_candidate:
             self._ask_to_download("")
 
-    @on(Input.Submitted)
     @on(OptionList.OptionSelected)
-    def _choose_model(self, event: Message) -> None:
+    def _choose_model(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         self._choose_highlighted()
 
@@ -266,7 +278,8 @@ class ModelScreen(Card[str | None]):
         if fit := self._fits.get(name):
             speed = f", {fit.speed_text}" if fit.speed_text else ""
             message += f"\n{fit.summary.capitalize()}{speed}: {fit.describe_need(name)}"
-        line.update(Content(f"{message}\nEnter downloads it, esc cancels."))
+        line.update(Content(message))
+        self.refresh_bindings()
 
     def _update_list(self, query: str, highlight: str = "") -> None:
         """Show the models that match the query, then the query itself as a model."""
@@ -294,6 +307,7 @@ class ModelScreen(Card[str | None]):
             options.append(Option(Content(f"Use “{one_line(query, 70)}”"), id=query))
         if not found:
             options.append(Option(Content(NO_MODEL), disabled=True))
+        self._show_titles(("what it is" if self._is_wide else "abilities") if found else "")
         models = self.query_one(PickList)
         models.set_options(options)
         names = [option.id for option in options]
@@ -327,7 +341,7 @@ def _file_row(choice: FileChoice) -> Content:
         set_cell_size(one_line(choice.name.rpartition(":")[2], NAME_WIDTH - 2), NAME_WIDTH),
         f"{human_bytes(choice.bytes):>{SIZE_WIDTH - 2}}  ",
         _fit_cell(choice.fit),
-        (f"quality: {choice.quality}", "$text-muted"),
+        (choice.quality, "$text-muted"),
     )
 
 

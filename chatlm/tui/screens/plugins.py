@@ -31,7 +31,7 @@ from chatlm.tui.widgets.column_titles import ColumnTitles
 from chatlm.tui.workers import single_value
 from chatlm.types.type_hints import field_hints
 
-NAME_WIDTH, STATE_WIDTH = 18, 20
+NAME_WIDTH, STATE_WIDTH = 14, 20
 """Widths of the columns before the description, in cells."""
 
 TITLES = (("plugin", NAME_WIDTH), ("state", STATE_WIDTH), ("what it does", 12))

@@ -170,7 +170,7 @@ class ReplayScreen(Card[None]):
         self._text, self._tokens, self._diff = "", 0, None
         self.remove_class("-done")
         self.query_one("#growing", Static).update("")
-        self.query_one("#notes", Static).update("")
+        self.query_one("#notes", Static).display = False
         self.query_one("#now", VerticalScroll).anchor()
         self._show_progress("Waiting for the model")
         self.start_work(self._replay)
@@ -190,7 +190,9 @@ class ReplayScreen(Card[None]):
         self.add_class("-done")
         self.query_one("#state", Static).update(verdict(replayed, self._diff))
         notes = "\n".join(f"· {note}" for note in replayed.mismatches)
-        self.query_one("#notes", Static).update(Content(escape_controls(notes)))
+        line = self.query_one("#notes", Static)
+        line.display = bool(notes)
+        line.update(Content(escape_controls(notes)))
         self.query_one("#pieces", Static).update(diff_content(self._diff))
         self.query_one("#difference").focus()
         self.refresh_bindings()

@@ -19,6 +19,7 @@ from textual.widgets import Input, Static
 
 from chatlm.errors import UsageError
 from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.tui.widgets.hints import PlainLinks
 from chatlm.tui.widgets.inputs import VisibleInput
 from chatlm.types.sampling import (
     MAX_BIAS,
@@ -60,6 +61,10 @@ Layers = Sequence[tuple[str, Sampling]]
 """`(source, sampling)`, highest precedence first."""
 
 
+class _ResetLink(PlainLinks, Static):
+    """Goes back to the inherited value on a click."""
+
+
 class SettingRow(Horizontal):
     """A setting: name, field, source of the value, range and reset.
 
@@ -87,11 +92,7 @@ class SettingRow(Horizontal):
             width: 2;
             text-wrap: nowrap;
             visibility: hidden;
-            link-style: none;
-            link-color: $text-muted;
-            link-style-hover: underline;
-            link-background-hover: $surface;
-            link-color-hover: $text;
+            color: $text-muted;
         }
         &.-set > .source { color: $text-primary; }
         &.-set > .reset { visibility: visible; }
@@ -112,7 +113,7 @@ class SettingRow(Horizontal):
         yield Static(Content(format_range(self.setting)), classes="range")
         yield Static(Content(setting_help(self.setting)), classes="help")
         click = Style.from_meta({"@click": f"screen.reset({self.setting!r})"})
-        yield Static(Content.styled("× reset", click), classes="reset")
+        yield _ResetLink(Content.styled("× reset", click), classes="reset")
 
     def show_source(self, inherited: Any, source: str, *, own: bool) -> None:
         """Show the inherited value and its source."""

@@ -20,8 +20,9 @@ from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.column_titles import ColumnTitles
+from chatlm.tui.widgets.hints import with_commands
 from chatlm.tui.workers import single_value
-from chatlm.types.messages import ConversationHeader
+from chatlm.types.conversations import ConversationHeader
 from chatlm.types.requests import ToolDefinition
 from chatlm.types.tool_rules import ChatTools, Permission
 
@@ -190,10 +191,10 @@ class ToolsScreen(Card[None]):
             words = f"On in this chat: the model may call the marked tools{cost}."
         else:
             cost = f" The marked ones would take {taken} of each prompt." if taken else ""
-            words = f"Off in this chat: the model sees no tools. t turns them on.{cost}"
+            words = f"Off in this chat: the model sees no tools. `t` turns them on.{cost}"
         state = Content.assemble(
             ("● ", "$text-success" if is_on else "$foreground 30%"),
-            words,
+            with_commands(words),
             (f"\n{self._note}" if self._note else "", "$text-warning"),
         )
         self.query_one("#state", Static).update(state)

@@ -17,7 +17,7 @@ from chatlm.tui import clipboard
 from chatlm.tui.formatting import count, join_parts
 from chatlm.tui.screens.card import Card
 from chatlm.tui.screens.replay import diff_content
-from chatlm.types.messages import Turn
+from chatlm.types.conversations import Turn
 from chatlm.types.provenance import Call, Change, Trace, format_duration
 
 PLUGIN_WIDTH, HOOK_WIDTH = 16, 20

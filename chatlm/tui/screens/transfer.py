@@ -21,7 +21,7 @@ from chatlm.store.store import Store
 from chatlm.text import escape_controls
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
-from chatlm.types.messages import Conversation
+from chatlm.types.conversations import Conversation
 
 
 class ImportScreen(Card[None]):

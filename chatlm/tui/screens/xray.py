@@ -24,7 +24,8 @@ from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.hints import Flow
 from chatlm.tui.workers import single_value
-from chatlm.types.messages import SUMMARY_PREFIX, Message, Passage
+from chatlm.types.conversations import SUMMARY_PREFIX
+from chatlm.types.messages import Message, Passage
 from chatlm.types.requests import Prompt, PromptToken, Request
 
 MAX_TOKEN_LENGTH = 256

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
+from rich.style import Style as RichStyle
 from textual.binding import Binding
 from textual.content import Content
 from textual.screen import Screen
@@ -18,6 +20,23 @@ KEY_STYLE = "bold $text"
 
 HINT_GAP = Content(" · ")
 """Separator between hints."""
+
+
+class PlainLinks:
+    """Mixed into a widget: its links look like other text, underlined below the pointer.
+
+    So a key hint has its own colours, whether a click on it presses the key or not.
+    """
+
+    @property
+    def link_style(self) -> RichStyle:
+        """No style."""
+        return RichStyle.null()
+
+    @property
+    def link_style_hover(self) -> RichStyle:
+        """Underlined."""
+        return RichStyle(underline=True)
 
 
 class Flow(Static):
@@ -61,18 +80,11 @@ def wrap_items(items: Sequence[Content], gap: Content, width: int) -> Content:
     return Content("\n").join(lines)
 
 
-class Hints(Flow):
+class Hints(PlainLinks, Flow):
     """Hints of the screen's visible and enabled bindings, such as `p pin · d drop`."""
 
     DEFAULT_CSS = """
-    Hints {
-        color: $text-muted;
-        link-style: none;
-        link-color: $text-muted;
-        link-style-hover: underline;
-        link-background-hover: $surface;
-        link-color-hover: $text;
-    }
+    Hints { color: $text-muted; }
     """
 
     GAP = HINT_GAP
@@ -105,6 +117,14 @@ def _key_hint(binding: Binding) -> Content:
 def hint(key: str, label: str) -> Content:
     """Return a key and what it does, in the one style that all hints have."""
     return Content.assemble((key, KEY_STYLE), f" {label}")
+
+
+def with_commands(text: str) -> Content:
+    """Return a text of our own, in which `` `what is typed` `` stands out like a key."""
+    parts = re.split("`([^`]*)`", text)
+    return Content.assemble(
+        *((part, KEY_STYLE) if at % 2 else part for at, part in enumerate(parts))
+    )
 
 
 def command_hint(name: str, label: str) -> Content:

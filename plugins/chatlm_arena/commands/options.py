@@ -50,3 +50,28 @@ def elo_options(command: F) -> F:
     return click.option(
         "--k", type=float, default=32.0, help="Elo's k-factor, 4 to 32. Default: 32"
     )(command)
+
+
+def _rubric_names(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    from chatlm_arena.rubrics import RUBRICS
+
+    return [name for name in RUBRICS if name.startswith(typed)]
+
+
+def rubric_options(command: F) -> F:
+    """Add `--rubric` and `--reasoning` to a command, as `rubric: str` and `reasoning: bool`."""
+    command = click.option(
+        "--reasoning", is_flag=True, help="Let judges give their reasons before the verdict."
+    )(command)
+    return click.option(
+        "--rubric",
+        default="helpful",
+        metavar="NAME|FILE",
+        shell_complete=_rubric_names,
+        help="What judges look for; see chatlm arena rubrics. Default: helpful",
+    )(command)
+
+
+weighted_option = click.option(
+    "--weighted", is_flag=True, help="Weigh several judges by their agreement with you."
+)

@@ -16,12 +16,23 @@ from chatlm_arena.commands.contestants import contestants
 from chatlm_arena.commands.golden import check, golden
 from chatlm_arena.commands.options import elo_options as _elo
 from chatlm_arena.commands.options import judge_option as _judge
+from chatlm_arena.commands.statistics import (
+    aspects,
+    audit,
+    judge,
+    judges,
+    rubrics,
+    speed,
+    topics,
+)
 from chatlm_arena.commands.tournament import perplexity, run
 
 if TYPE_CHECKING:
     from chatlm_arena.store.store import ArenaStore
 
 NO_VOTES = "No votes yet. Vote: chatlm arena"
+
+NO_TEXTS = "None of the votes has replies whose style could be compared."
 
 
 @click.group(invoke_without_command=True)
@@ -39,7 +50,20 @@ def arena(context: click.Context) -> None:
         run_arena()
 
 
-for _command in (contestants, run, golden, check, perplexity):
+for _command in (
+    contestants,
+    run,
+    golden,
+    check,
+    perplexity,
+    audit,
+    judges,
+    judge,
+    rubrics,
+    aspects,
+    speed,
+    topics,
+):
     arena.add_command(_command)
 
 
@@ -55,6 +79,23 @@ for _command in (contestants, run, golden, check, perplexity):
     metavar="LABEL",
     help="Count only matches whose first message has this label of the classifier, such as anger.",
 )
+@click.option(
+    "--ties",
+    type=click.Choice(["half-wins", "davidson"]),
+    default="half-wins",
+    help="How ties count: as half a win for both, or as an outcome of its own (Davidson). "
+    "Default: half-wins",
+)
+@click.option(
+    "--style",
+    is_flag=True,
+    help="Rate replies as if of equal length and Markdown, and show what these are worth.",
+)
+@click.option(
+    "--corrected",
+    metavar="JUDGE",
+    help="Your votes, narrowed by those of a judge, whose bias is corrected (prediction-powered).",
+)
 @json_option
 def leaderboard(
     k: float,
@@ -63,6 +104,9 @@ def leaderboard(
     matrix: bool,
     history: bool,
     label: str | None,
+    ties: str,
+    style: bool,
+    corrected: str | None,
     as_json: bool,
 ) -> None:
     """Show the ratings, strongest first.
@@ -74,18 +118,40 @@ def leaderboard(
     --label ranks the contestants on one kind of message, as plugins.emotion.classifier labels it.
     That can be a classifier of your own: chatlm emotion train
 
+    --ties davidson and --style fit other models of the votes, and show how the places change.
+    --corrected needs matches that both you and the judge have judged: chatlm arena judge
+
     Example: chatlm arena leaderboard --matrix
     """
-    from chatlm_arena import charts
+    from chatlm_arena import charts, summaries
     from chatlm_arena import leaderboard as leaderboard_module
     from chatlm_arena.ratings import EloRules
     from chatlm_arena.store import store as store_module
 
     rules = EloRules(k=k, initial_rating=start)
+    if corrected is not None:
+        if judge or label is not None or style or ties != "half-wins":
+            raise UsageError("--corrected goes with no other option than --json.")
+        _show_corrected(corrected, as_json)
+        return
     with store_module.open_arena_store() as store:
         matches = None if label is None else _matches_with_label(store, label)
         votes = store.votes(judge, matches)
         lengths = store.reply_lengths(judge, matches)
+        modelled = style or ties != "half-wins"
+        facts = store.vote_facts(judge, matches) if modelled else []
+    if modelled:
+        from chatlm_arena.statistics.boards import build_board
+        from chatlm_arena.statistics.preference_model import Ties
+
+        fitted = build_board(votes, facts, Ties(ties), with_style=style)
+        if as_json:
+            click.echo(dump_json(fitted.to_dict()))
+        elif not fitted.votes:
+            click.echo(NO_VOTES if not len(votes) else NO_TEXTS)
+        else:
+            click.echo(escape_controls("\n".join(summaries.board_lines(fitted))))
+        return
     board = leaderboard_module.build_leaderboard(votes, rules)
     if as_json:
         click.echo(dump_json([row.to_dict() for row in board.rows]))
@@ -195,6 +261,26 @@ def report(k: float, start: float, judge: str, path: Path) -> None:
     )
     _write_file(path, [html_page(board, findings, tables)])
     click.echo(escape_controls(f"Wrote {path}."))
+
+
+def _show_corrected(judge_name: str, as_json: bool) -> None:
+    from chatlm_arena import summaries
+    from chatlm_arena.statistics.judges import powered_board
+    from chatlm_arena.store import store as store_module
+
+    with store_module.open_arena_store() as store:
+        rows, fit = powered_board(store.judged_matches(), judge_name)
+    if as_json:
+        values = {
+            "judge": judge_name,
+            "shared": fit.shared,
+            "judge_only": fit.judge_only,
+            "trust": fit.trust,
+            "rows": [row.to_dict() for row in rows],
+        }
+        click.echo(dump_json(values))
+        return
+    click.echo(escape_controls("\n".join(summaries.powered_lines(rows, fit, judge_name))))
 
 
 def _matches_with_label(store: ArenaStore, label: str) -> list[int]:

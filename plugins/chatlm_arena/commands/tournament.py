@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from chatlm import UsageError, check_regular_file, dump_json, escape_controls, load_config, one_line
+from chatlm import UsageError, check_regular_file, dump_json, escape_controls, load_config
 from chatlm.plugin_kit.options import json_option
-from chatlm_arena.commands.options import complete_contestant
+from chatlm_arena.commands.options import complete_contestant, rubric_options, weighted_option
+from chatlm_arena.commands.progress import explain_resuming, print_status, show_progress
+from chatlm_arena.commands.ranking import check_can_rank, rank_by_hand
 
 if TYPE_CHECKING:
     from chatlm_arena.contestants import Contestant
@@ -59,6 +59,13 @@ _contestants_option = click.option(
     " or panel, all models of the contestants.",
 )
 @click.option("--likert", is_flag=True, help="Also rate each answer from -2 to 2.")
+@click.option(
+    "--rank",
+    is_flag=True,
+    help="With --judge human: put all answers to a prompt in order at once, instead of in pairs.",
+)
+@rubric_options
+@weighted_option
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N prompts.")
 @click.option(
     "--max-tokens",
@@ -72,6 +79,10 @@ def run(
     names: str | None,
     judges: tuple[str, ...],
     likert: bool,
+    rank: bool,
+    rubric: str,
+    reasoning: bool,
+    weighted: bool,
     limit: int | None,
     max_tokens: int | None,
     seed: int,
@@ -80,12 +91,17 @@ def run(
     """Let contestants answer prompts, and compare their answers in pairs.
 
     Every answer and verdict is saved at once: run the same command again to resume. A model judges
-    both orders of the answers; if its verdict depends on the order, the match is a tie.
+    both orders of the answers; if its verdict depends on the order, the match is a tie. --rubric
+    says what it looks for, --reasoning lets it give its reasons first, and --weighted weighs
+    several judges by their agreement with you (chatlm arena judges).
 
     Example: chatlm arena run --prompts questions.jsonl --judge smollm2-360m-instruct
     """
     from chatlm import side_chats
     from chatlm_arena import tournament as tournament_module
+    from chatlm_arena import views
+    from chatlm_arena.rubrics import find_rubric
+    from chatlm_arena.statistics.judges import judge_weights
     from chatlm_arena.store import store as store_module
     from chatlm_arena.tournament import Tournament, TournamentPlan, resolve_judges
 
@@ -95,20 +111,30 @@ def run(
             hint="Run the command again with the models as judges.",
         )
     by_models = judges != ("human",)
+    if rank and by_models:
+        raise UsageError("--rank is for --judge human.", hint="Models judge in pairs.")
+    chosen = find_rubric(rubric, reasoning=reasoning)
     prompts = tournament_module.read_prompts(path.expanduser(), limit)
     with store_module.open_arena_store() as store:
         contestants = resolve_contestants(store, names)
+        if rank:
+            check_can_rank(contestants)
         plan = TournamentPlan(prompts, contestants, max_tokens, seed)
-        with _explain_resuming(), side_chats(load_config(), _print_status) as chats:
+        models = resolve_judges(judges, contestants, chosen) if by_models else {}
+        weights = judge_weights(views.calibration(store), list(models)) if weighted else None
+        with explain_resuming(), side_chats(load_config(), print_status) as chats:
             tournament = Tournament(store, chats, plan)
-            _show_progress("Answers", tournament.answer(), plan.reply_count)
+            show_progress("Answers", tournament.answer(), plan.reply_count)
             if by_models:
-                models = resolve_judges(judges, contestants)
                 pairs = len(prompts) * len(contestants) * (len(contestants) - 1) // 2
-                _show_progress("Verdicts", tournament.judge(models), pairs * len(models))
+                show_progress(
+                    "Verdicts", tournament.judge(models, chosen, weights), pairs * len(models)
+                )
                 if likert:
                     total = len(prompts) * len(contestants) * len(models) * 3
-                    _show_progress("Ratings", tournament.rate(models), total)
+                    show_progress("Ratings", tournament.rate(models), total)
+            elif rank:
+                rank_by_hand(tournament)
             else:
                 _judge_by_hand(tournament, likert)
         result = tournament_result(tournament)
@@ -146,7 +172,7 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     with store_module.open_arena_store() as store:
         contestants = resolve_contestants(store, names, minimum=1)
     rows, exact = [], True
-    with side_chats(load_config(), _print_status) as chats:
+    with side_chats(load_config(), print_status) as chats:
         for contestant in contestants:
             if contestant.setup is not None:
                 with name_contestant_in_errors(contestant):
@@ -236,32 +262,6 @@ def _format_result(result: dict[str, object], *, by_models: bool) -> str:
     return escape_controls("\n".join(lines))
 
 
-@contextmanager
-def _explain_resuming() -> Iterator[None]:
-    try:
-        yield
-    except (KeyboardInterrupt, click.Abort):
-        _print_status(
-            "Stopped. Everything done so far is saved; run the same command again to resume."
-        )
-        raise
-
-
-def _show_progress(label: str, steps: Iterator[int], total: int) -> None:
-    """Run all steps, with a progress bar on a terminal or else a line for each tenth."""
-    if sys.stderr.isatty():
-        with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
-            for done in steps:
-                bar.update(done - bar.pos)
-            bar.update(total - bar.pos)
-        return
-    tenth = -1
-    for done in steps:
-        if total and done * 10 // total != tenth:
-            tenth = done * 10 // total
-            _print_status(f"{label} {tenth * 10} %")
-
-
 def _judge_by_hand(tournament: Tournament, likert: bool) -> None:
     """Show each match without names, and ask for a verdict and perhaps for ratings."""
     from chatlm_arena.records import HUMAN
@@ -312,9 +312,3 @@ def format_blind_match(match: Match, title: str) -> str:
         for name, reply in (("LEFT", left), ("RIGHT", right)):
             parts.append(f"\n--- {name}\n{mask_words(reply.display_text, words)}")
     return escape_controls("\n".join(parts))
-
-
-def _print_status(text: str) -> None:
-    """Print a line to stderr, on a terminal over the progress bar, which is redrawn below."""
-    overwrite = "\r\x1b[K" if sys.stderr.isatty() else ""
-    click.echo(overwrite + one_line(text, 120), err=True)

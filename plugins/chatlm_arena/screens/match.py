@@ -19,7 +19,7 @@ from textual.screen import Screen
 from textual.widgets import Input, Static
 
 from chatlm import ChatlmError, Ui, escape_controls, load_plugin_settings, one_line
-from chatlm.plugin_kit.screens import KeyHints
+from chatlm.plugin_kit.screens import KeyHints, with_commands
 from chatlm_arena import PLUGIN
 from chatlm_arena.actions import LEADERBOARD_SCREEN
 from chatlm_arena.match import RevealedSide
@@ -398,24 +398,32 @@ KEY_DELAY = 0.4
 previous state does nothing unseen."""
 
 
-def empty_sides(names: Sequence[str]) -> tuple[str, str]:
+def empty_sides(names: Sequence[str]) -> tuple[Content, Content]:
     """Return what the sides say before the first message.
 
     Args:
         names: the contestants that can play.
     """
-    setups = (
+    setups = with_commands(
         "A set-up is a model with its adapter, template, documents and sampling. "
-        "/arena add NAME, typed in a chat, enters that chat's."
+        "`/arena add NAME`, typed in a chat, enters that chat's."
     )
     if len(names) < 2:
-        here = f"Only {names[0]} is entered so far" if names else "No set-up is entered yet"
-        return f"{here}: a match needs two.", f"{setups}\n\n/arena ratings shows the ratings."
+        here = (
+            f"Only {escape_controls(names[0])} is entered so far"
+            if names
+            else "No set-up is entered yet"
+        )
+        ratings = with_commands("\n\n`/arena ratings` shows the ratings.")
+        return Content(f"{here}: a match needs two."), setups + ratings
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     return (
-        f"Two of these answer, without their names: {shown}.",
-        "You vote for the better answer; the votes make the ratings. @photo.png in a message "
-        f"attaches an image.\n\n{setups}",
+        Content(f"Two of these answer, without their names: {escape_controls(shown)}."),
+        with_commands(
+            "You vote for the better answer; the votes make the ratings. `@photo.png` in a message "
+            "attaches an image.\n\n"
+        )
+        + setups,
     )
 
 
@@ -474,10 +482,11 @@ class ArenaPane(VerticalScroll):
         """Whether the newest message has a reply or the start of one."""
         return bool(self._text)
 
-    def clear(self, text: str = "") -> None:
+    def clear(self, text: Content | str = "") -> None:
         """Clear the pane for a new match; the text tells what happens in it."""
         self._history, self._text = Content(), ""
-        self._about = Content.styled(escape_controls(text), MUTED)
+        about = text if isinstance(text, Content) else Content(escape_controls(text))
+        self._about = about.stylize_before(MUTED)
         self.border_title, self.border_subtitle = self._title, ""
         self.remove_class("-won")
         self._redraw()

@@ -110,4 +110,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE reply ADD COLUMN images TEXT",
         "CREATE TABLE image (sha256 TEXT PRIMARY KEY, content BLOB NOT NULL)",
     ),
+    (
+        # several answers put in order at once; the votes of all pairs refer to it
+        """CREATE TABLE ranking (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            judge TEXT NOT NULL,
+            places TEXT NOT NULL,
+            created TEXT NOT NULL
+        )""",
+        "ALTER TABLE vote ADD COLUMN ranking_id INTEGER REFERENCES ranking",
+        "CREATE INDEX vote_ranking ON vote (ranking_id) WHERE ranking_id IS NOT NULL",
+    ),
 )

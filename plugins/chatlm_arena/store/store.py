@@ -13,8 +13,18 @@ import numpy as np
 from chatlm import Database, PreparedImage, Setup, UsageError, data_dir
 from chatlm_arena.contestants import Contestant, validate_name
 from chatlm_arena.golden import GoldenChat
-from chatlm_arena.records import HUMAN, Ballot, ImportedVote, Judgement, Match, MatchReply, Side
-from chatlm_arena.store import rows
+from chatlm_arena.records import (
+    HUMAN,
+    AspectRating,
+    Ballot,
+    ImportedVote,
+    Judgement,
+    Match,
+    MatchReply,
+    Side,
+    VoteFacts,
+)
+from chatlm_arena.store import facts, rankings, rows
 from chatlm_arena.store.migrations import MIGRATIONS
 from chatlm_arena.votes import FloatArray, Verdict, Votes
 
@@ -231,7 +241,7 @@ class ArenaStore:
             return rows.has_vote(db, match.id, judge)
 
     def undo_vote(self, judge: str = HUMAN) -> Ballot:
-        """Undo the newest vote of a judge and return it.
+        """Undo the newest vote of a judge and return it; with all votes of its ranking, if any.
 
         Raises:
             UsageError: there is none.
@@ -246,7 +256,13 @@ class ArenaStore:
             ).fetchone()
             if row is None:
                 raise UsageError("There is no vote to undo.")
-            db.execute("INSERT INTO vote_undone VALUES (?, ?)", (row["id"], rows.utc_now()))
+            db.execute(
+                """
+                INSERT INTO vote_undone SELECT id, ?2 FROM vote WHERE id = ?1 OR ranking_id =
+                    (SELECT ranking_id FROM vote WHERE id = ?1)
+                """,
+                (row["id"], rows.utc_now()),
+            )
             return rows.to_ballot(row)
 
     def votes(self, judge: str = "", matches: Sequence[int] | None = None) -> Votes:
@@ -312,6 +328,34 @@ class ArenaStore:
             )
             table = np.array([tuple(row) for row in cursor], dtype=np.float64).reshape(-1, 3)
         return table[:, 0], table[:, 1], table[:, 2]
+
+    def add_ranking(
+        self,
+        answers: Sequence[tuple[Contestant, Sequence[MatchReply]]],
+        places: Sequence[int],
+        judge: str = HUMAN,
+        *,
+        run_id: int | None = None,
+        item: int | None = None,
+        images: Iterable[PreparedImage] = (),
+    ) -> int:
+        """Save an order of several answers as the votes of all pairs, and return their number.
+
+        Args:
+            answers: contestants with their replies, which are saved if they are not yet, in the
+                order in which they were shown; the one that was shown earlier is on the left.
+            places: the place of each, 1 for the best; equal places are ties.
+            judge: who ranked them.
+            run_id: the tournament, if any.
+            item: the index of its prompt.
+            images: the images of the message, with their bytes.
+
+        Raises:
+            UsageError: this judge has already voted on one of the pairs.
+        """
+        with self._database.write_transaction() as db:
+            rows.insert_images(db, images)
+            return rankings.insert_ranking(db, answers, places, judge, run_id, item)
 
     def import_votes(
         self, imported_votes: Iterable[ImportedVote], file_name: str, sha256: str
@@ -398,6 +442,12 @@ class ArenaStore:
                 for row in cursor
             }
 
+    def run_matches(self) -> list[tuple[int, int, int]]:
+        """Return id, tournament and prompt index of all matches of tournaments."""
+        with self._database.read_transaction() as db:
+            cursor = db.execute("SELECT id, run_id, item FROM match WHERE run_id IS NOT NULL")
+            return [(row["id"], row["run_id"], row["item"]) for row in cursor]
+
     def add_run_reply(self, run_id: int, item: int, reply: MatchReply) -> MatchReply:
         """Save a reply to one of a tournament's prompts, or return the one that is saved."""
         with self._database.write_transaction() as db:
@@ -459,6 +509,59 @@ class ArenaStore:
                     rows.utc_now(),
                 ),
             )
+
+    # Facts for statistics
+
+    def vote_facts(self, judge: str = "", matches: Sequence[int] | None = None) -> list[VoteFacts]:
+        """Return what is known about the votes that count, in the order of `votes`.
+
+        Args:
+            judge: as for `votes`.
+            matches: as for `votes`.
+        """
+        with self._database.read_transaction() as db:
+            return facts.select_vote_facts(db, judge, _dump_ids(matches))
+
+    def judged_matches(self) -> list[facts.JudgedMatch]:
+        """Return the verdicts that count on each match, by judge."""
+        with self._database.read_transaction() as db:
+            return facts.select_judged_matches(db)
+
+    def order_counts(self) -> dict[str, facts.OrderCounts]:
+        """Return how each model's verdicts depend on the order of the answers."""
+        with self._database.read_transaction() as db:
+            return facts.select_order_counts(db)
+
+    def votes_by_judge(self) -> dict[str, int]:
+        """Return the number of votes that count by judge, the user first."""
+        with self._database.read_transaction() as db:
+            return facts.count_votes_by_judge(db)
+
+    def unjudged_matches(self, judge: str, voted_by: str = "") -> list[Match]:
+        """Return the matches with replies that a judge has not voted on, oldest first.
+
+        Args:
+            judge: the judge.
+            voted_by: only matches with a vote of this judge; empty for all.
+        """
+        with self._database.read_transaction() as db:
+            ids = facts.select_unjudged_matches(db, judge, voted_by)
+            return [rows.get_match(db, match_id) for match_id in ids]
+
+    def reply_times(self) -> list[tuple[str, float, int | None]]:
+        """Return contestant, seconds and tokens of each reply whose time is known."""
+        with self._database.read_transaction() as db:
+            return facts.select_reply_times(db)
+
+    def aspect_ratings(self) -> list[AspectRating]:
+        """Return all ratings of answers that have a value."""
+        with self._database.read_transaction() as db:
+            return facts.select_aspect_ratings(db)
+
+    def rated_votes(self) -> list[tuple[int, int, float]]:
+        """Return the last left reply, the last right one and the left score of each vote."""
+        with self._database.read_transaction() as db:
+            return facts.select_last_replies(db)
 
     # Golden chats
 

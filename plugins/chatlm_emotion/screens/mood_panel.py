@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from chatlm import Annotation, Turn, Ui, one_line
-from chatlm.plugin_kit.screens import MUTED_STYLE
+from chatlm.plugin_kit.screens import MUTED_STYLE, with_commands
 from chatlm_emotion import PLUGIN
 from chatlm_emotion.actions import OFF
 from chatlm_emotion.settings import label_scope
@@ -71,11 +71,13 @@ class MoodPanel(Vertical):
 
     def _empty_content(self) -> Content:
         if label_scope(self._ui.state) == OFF:
-            return Content(
-                "Moods are off. /emotion user labels your messages in this chat, with a small "
+            text = (
+                "Moods are off. `/emotion user` labels your messages in this chat, with a small "
                 "classifier on this machine, and this panel shows how the mood goes."
             )
-        return Content("No message is labelled yet. Send one; /emotion says if it can be.")
+        else:
+            text = "No message is labelled yet. Send one; `/emotion` says if it can be."
+        return with_commands(text).stylize_before(MUTED_STYLE)
 
 
 def message_labels(turns: Sequence[Turn], *, of_replies: bool) -> list[Annotation]:

@@ -14,7 +14,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import Artifact, ChatlmError, Ui, UsageError, human_bytes, one_line
-from chatlm.plugin_kit.screens import MUTED_STYLE, PickerCard
+from chatlm.plugin_kit.screens import MUTED_STYLE, PickerCard, with_commands
 from chatlm_lora import actions, card
 from chatlm_lora.library import ADAPTERS
 
@@ -64,8 +64,10 @@ class AdapterPicker(PickerCard):
     def body(self) -> Iterable[Widget]:
         """Return the help text, the list and the details."""
         yield Static(
-            "An adapter changes how the model answers. Enter uses it in this chat from the next "
-            "reply on; F5 in the chat switches between it and the base model.",
+            with_commands(
+                "An adapter changes how the model answers, from the next reply of this chat on. "
+                "`f5` in the chat switches between it and the base model."
+            ),
             classes="help",
         )
         yield OptionList(*self._options(), markup=False)

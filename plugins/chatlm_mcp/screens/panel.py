@@ -12,7 +12,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Ui, one_line
-from chatlm.plugin_kit.screens import MUTED_STYLE
+from chatlm.plugin_kit.screens import MUTED_STYLE, with_commands
 from chatlm_mcp.listing import KnownServer, ListedTool, Listing
 from chatlm_mcp.server import Health, Server
 from chatlm_mcp.server_config import config_path
@@ -126,19 +126,19 @@ class McpPanel(Vertical):
         options.set_options(self._option(at, at == highlighted) for at in range(len(rows)))
         options.highlighted = min(highlighted, len(rows) - 1) if rows else None
 
-    def _head(self) -> str:
+    def _head(self) -> Content:
         if self._problem:
-            return self._problem
+            return Content(self._problem)
         if not self._rows:
-            return (
-                "No MCP servers yet. Add one in a shell, such as\n\n"
-                "chatlm mcp add time -- uvx mcp-server-time\n\n"
-                "or take over those of another program with chatlm mcp add --from FILE. "
-                f"They are kept in {config_path()}"
-            )
+            return with_commands(
+                "No MCP servers yet. Add one in a shell:\n\n"
+                "`chatlm mcp add time -- uvx mcp-server-time`\n\n"
+                "or take over those of another program:\n\n"
+                "`chatlm mcp add --from FILE`\n\n"
+            ) + Content(f"They are kept in {config_path()}")
         running = sum(row.health.state == "running" for row in self._rows)
         count = f"{len(self._rows)} server{'s' * (len(self._rows) > 1)}"
-        return f"{count}, {running or 'none'} running. A server starts when it is needed."
+        return Content(f"{count}, {running or 'none'} running. A server starts when it is needed.")
 
     def _option(self, at: int, expanded: bool) -> Option:
         row = self._rows[at]

@@ -86,6 +86,45 @@ class Problem:
         )
 
 
+@dataclass(frozen=True)
+class SectionText:
+    """The text of a section, before it is part of a document."""
+
+    text: str
+    place: str
+    """As in `Section`."""
+    title: str
+    """As in `Section`."""
+
+
+def join_sections(parts: Iterable[SectionText], source: str, size: int) -> Document:
+    """Join sections to a document; those without text are left out.
+
+    Args:
+        parts: the sections, in order.
+        source: the name of the document.
+        size: of the file, in bytes.
+
+    Raises:
+        UnreadableFile: none has text.
+    """
+    blocks: list[str] = []
+    sections: list[Section] = []
+    length = 0
+    for part in parts:
+        if not part.text.strip():
+            continue
+        block = replace_surrogates(part.text).strip("\n") + "\n\n"
+        title = heading_path([replace_surrogates(part.title)])
+        place = heading_path([replace_surrogates(part.place)])
+        sections.append(Section(length, length + len(block), place, title))
+        blocks.append(block)
+        length += len(block)
+    if not sections:
+        raise UnreadableFile("has no text")
+    return Document(source, "".join(blocks), tuple(sections), bytes_read=size)
+
+
 def replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which UTF-8 cannot encode, by question marks."""
     return text.encode("utf-8", "replace").decode()

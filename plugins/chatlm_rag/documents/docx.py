@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
+from chatlm_rag.documents.archives import check_archive
 from chatlm_rag.documents.document import Document, DocumentBuilder, UnreadableFile
-
-MAX_UNPACKED_BYTES = 300_000_000
-"""Limit for the total unpacked size, against zip bombs."""
-
+from chatlm_rag.documents.tables import has_header, markdown_table
 
 _HEADING = re.compile(r"heading ([1-9])", re.I)
 
@@ -27,12 +24,12 @@ def read(path: Path, source: str) -> Document:
     from docx import Document as open_docx
     from docx.table import Table
 
-    _check_archive(path)
+    check_archive(path, "a DOCX file")
     builder = DocumentBuilder()
     try:
         for block in open_docx(str(path)).iter_inner_content():
             if isinstance(block, Table):
-                builder.add_block("\n".join(_table_rows(block)))
+                builder.add_block(_table_text(block))
                 continue
             level = _heading_level(block)
             if level:
@@ -49,29 +46,16 @@ def read(path: Path, source: str) -> Document:
     return Document(source, text, sections, bytes_read=path.stat().st_size)
 
 
-def _check_archive(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        with path.open("rb") as file:
-            is_ole = file.read(8) == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-        reason = "is password-protected or an old DOC file" if is_ole else "is not a DOCX file"
-        raise UnreadableFile(reason) from error
-    if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
-        raise UnreadableFile(f"unpacks to more than {MAX_UNPACKED_BYTES // 1_000_000} MB")
-
-
 def _heading_level(paragraph: Any) -> int:
     name = (paragraph.style.name or "") if paragraph.style is not None else ""
     heading = _HEADING.fullmatch(name)
     return int(heading[1]) if heading else int(name == "Title")
 
 
-def _table_rows(table: Any) -> list[str]:
+def _table_text(table: Any) -> str:
     rows = []
     for row in table.rows:
         # merged cells are listed once for each column they span
         cells = list({id(cell._tc): cell for cell in row.cells}.values())
-        rows.append(" | ".join(" ".join(cell.text.split()) for cell in cells))
-    return rows
+        rows.append([" ".join(cell.text.split()) for cell in cells])
+    return markdown_table(rows) if has_header(rows) else "\n".join(map(" | ".join, rows))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chatlm_rag.documents.document import Document, DocumentBuilder, UnreadableFile
+from chatlm_rag.documents.tables import has_header, markdown_table
 from chatlm_rag.documents.text_files import decode
 
 _SKIPPED_TAGS = frozenset({
@@ -94,6 +95,9 @@ class _TextExtractor:
         elif element.tag == "pre":
             self._flush_block()
             self._builder.add_block("".join(_iter_text(element)))
+        elif element.tag == "table" and (rows := _data_rows(element)):
+            self._flush_block()
+            self._builder.add_block(markdown_table(rows))
         elif element.tag == "tr":
             self._flush_block()
             self._builder.add_block(
@@ -111,6 +115,15 @@ class _TextExtractor:
     def _flush_block(self) -> None:
         self._builder.add_block(_collapse_whitespace(self._buffer))
         self._buffer = []
+
+
+def _data_rows(table: Any) -> list[list[str]]:
+    """Return the rows of a table with a header; none of another one, such as for a layout."""
+    found = table.findall(".//tr")
+    if table.find(".//table") is not None or not found or found[0].find("th") is None:
+        return []
+    rows = [[_collapse_whitespace(_iter_text(cell)) for cell in row] for row in found]
+    return rows if has_header(rows) else []
 
 
 def _iter_text(element: Any) -> Iterator[str]:

@@ -39,7 +39,18 @@ def read_whole(path: Path, source: str) -> Document:
         OSError: it cannot be read.
         Exception: anything, for a damaged file.
     """
-    from chatlm_rag.documents import docx, html, pdf, scans, text_files
+    from chatlm_rag.documents import (
+        code,
+        docx,
+        epub,
+        html,
+        mail,
+        office,
+        pdf,
+        scans,
+        tables,
+        text_files,
+    )
 
     check_regular_file(path)
     suffix = path.suffix.lower()
@@ -53,6 +64,18 @@ def read_whole(path: Path, source: str) -> Document:
         return pdf.read(path, source)
     if suffix == ".docx":
         return docx.read(path, source)
+    if suffix == ".xlsx":
+        return office.read_workbook(path, source)
+    if suffix == ".pptx":
+        return office.read_presentation(path, source)
+    if suffix == ".epub":
+        return epub.read(path, source)
+    if suffix == ".eml":
+        return mail.read(path, source)
+    if suffix in (".csv", ".tsv"):
+        return tables.read_csv(path.read_bytes(), source)
+    if suffix in code.LANGUAGES:
+        return code.read(path.read_bytes(), source, suffix)
     if suffix in _MARKDOWN_SUFFIXES:
         return text_files.read_markdown(path.read_bytes(), source)
     if suffix in _HTML_SUFFIXES:

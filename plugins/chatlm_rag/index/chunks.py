@@ -1,6 +1,7 @@
 """Split documents into chunks, and store chunks as JSON lines.
 
-The text of a chunk is exactly `document.text[start:end]`, within one section. `offsets.npy` has the
+The text of a chunk is exactly `document.text[start:end]`, within one section; one that continues a
+table also has the table's header. `offsets.npy` has the
 offset of each line, so that an index of a million chunks opens without reading them.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -17,6 +18,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, overload
 
 from chatlm import UsageError
+from chatlm_rag.documents.tables import find_tables
 from chatlm_rag.index.folder import load_mmap, wrap_read_errors
 from chatlm_rag.json_fields import get_int, get_str
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
 _MAX_CHARS_PER_TOKEN = 8
 """Limit for the average length of a token, which bounds a chunk without spaces."""
+
+
+_CHARS_PER_TOKEN = 3
+"""Estimate of the length of a token in a table's header."""
 
 
 _MAX_SPLIT_CHARS = 50_000
@@ -102,21 +108,24 @@ class Chunker:
             first_id: id of the first chunk.
         """
         number = first_id
+        tables = _Tables(document.text)
         for section in document.sections:
-            for start, end in self._section_spans(document, section):
+            for start, end in self._section_spans(document, section, tables):
                 text = document.text[start:end]
                 if any(map(str.isalnum, text)):
                     line = document.line_at(start)
                     yield Chunk(
                         number, text, document.source, section.place, start, end,
-                        section.title, line,
+                        section.title, line, tables.header_above(start),
                     )  # fmt: skip
                     number += 1
 
-    def _section_spans(self, document: Document, section: Section) -> Iterator[tuple[int, int]]:
+    def _section_spans(
+        self, document: Document, section: Section, tables: _Tables
+    ) -> Iterator[tuple[int, int]]:
         for start, end in _windows(document.text, section.start, section.end):
             token_starts = self._token_starts(document.text, start, end)
-            yield from self._split_span(document, start, end, token_starts)
+            yield from self._split_span(document, start, end, token_starts, tables)
 
     def _token_starts(self, text: str, start: int, end: int) -> list[int]:
         """Return the offset of each token in a part of the text."""
@@ -124,12 +133,16 @@ class Chunker:
         return [start + offset for offset, _ in encoding.offsets]
 
     def _split_span(
-        self, document: Document, start: int, end: int, token_starts: list[int]
+        self, document: Document, start: int, end: int, token_starts: list[int], tables: _Tables
     ) -> Iterator[tuple[int, int]]:
         """Yield the span if it is short enough, else parts of it of about equal length."""
         text = document.text[start:end]
         tokens = bisect_left(token_starts, end) - bisect_left(token_starts, start)
-        fullness = max(tokens / self._chunking.tokens, len(text) / self._max_chars)
+        # the header goes with each part of a table, but must not take more than half of it
+        header = min(
+            len(tables.header_above(start)) // _CHARS_PER_TOKEN, self._chunking.tokens // 2
+        )
+        fullness = max(tokens / (self._chunking.tokens - header), len(text) / self._max_chars)
         if fullness <= 1:
             start += len(text) - len(text.lstrip())
             yield start, start + len(text.strip())
@@ -143,8 +156,22 @@ class Chunker:
         splitter = MarkdownSplitter if document.markdown else TextSplitter
         for offset, part in splitter(chars, overlap).chunk_indices(text):
             yield from self._split_span(
-                document, start + offset, start + offset + len(part), token_starts
+                document, start + offset, start + offset + len(part), token_starts, tables
             )
+
+
+class _Tables:
+    """The tables of a document, and which header stands above a place in one."""
+
+    def __init__(self, text: str) -> None:
+        self._bodies = list(find_tables(text))
+        self._ends = [body.end for body in self._bodies]
+
+    def header_above(self, start: int) -> str:
+        """Return the header of the table whose rows begin at or before a place; else nothing."""
+        at = bisect_right(self._ends, start)
+        inside = at < len(self._bodies) and self._bodies[at].start <= start
+        return self._bodies[at].header if inside else ""
 
 
 def _windows(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -184,11 +211,18 @@ class Chunk:
     """The headings above it, or the title in a corpus; indexed with the text."""
     line: int = 0
     """Line of the file on which it starts, from 1; 0 if the file has no lines, like a PDF."""
+    header: str = ""
+    """Header of the table that the chunk continues, in Markdown; else empty."""
+
+    @property
+    def shown_text(self) -> str:
+        """The text, below the header of the table that it continues."""
+        return f"{self.header}\n{self.text}" if self.header else self.text
 
     @property
     def indexed_text(self) -> str:
-        """The text that is embedded and searched for words: the title, then the text."""
-        return f"{self.title}\n{self.text}" if self.title else self.text
+        """The text that is embedded and searched for words: the title, then the shown text."""
+        return f"{self.title}\n{self.shown_text}" if self.title else self.shown_text
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -201,6 +235,7 @@ class Chunk:
             "end": self.end,
             "title": self.title,
             "line": self.line,
+            "header": self.header,
         }
 
     def to_line(self) -> dict[str, Any]:
@@ -223,6 +258,7 @@ class Chunk:
             end=get_int(values, "end"),
             title=get_str(values, "title", ""),
             line=get_int(values, "line", 0),
+            header=get_str(values, "header", ""),
         )
 
 

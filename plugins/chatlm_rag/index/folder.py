@@ -36,6 +36,10 @@ def user_indices_dir() -> Path:
     return data_dir() / "indices"
 
 
+class IndexLocked(UsageError):
+    """Another process is changing the index."""
+
+
 @dataclass(frozen=True)
 class IndexFolder(VersionedFolder):
     """The folder of one index, which may not exist yet."""
@@ -79,7 +83,8 @@ class IndexFolder(VersionedFolder):
         """Lock the index against other processes, and delete leftovers of a process that died.
 
         Raises:
-            UsageError: another process is changing the index, or it is not the user's own.
+            IndexLocked: another process is changing the index.
+            UsageError: it is not the user's own.
             OSError: the folder cannot be written.
         """
         if not self.is_user_index:
@@ -91,7 +96,7 @@ class IndexFolder(VersionedFolder):
             try:
                 stack.enter_context(super().lock())
             except TimeoutError as error:
-                raise UsageError(
+                raise IndexLocked(
                     f"Another chatlm is changing the index {self.name}.",
                     hint="Wait until it is done, then try again.",
                 ) from error

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+_END_OF_EMPHASIS = re.compile(r"(\*{1,3}|_{1,3})(?=\s)")
+"""A mark of Markdown that ends what the sentence before it began."""
+
 _WORD = re.compile(r"[^\W\d_]+")
 
 _FREQUENT_WORDS: Mapping[str, str] = {
@@ -30,11 +33,17 @@ def split_sentences(text: str) -> list[str]:
     from sentencex import segment
 
     sentences: list[str] = []
-    for part in segment(guess_language(text), text):
+    for segmented in segment(guess_language(text), text):
+        part = segmented
         if sentences and not any(map(str.isalnum, part)):  # such as ** after **really?
             sentences[-1] += part
-        else:
-            sentences.append(part)
+            continue
+        if sentences and (end := _END_OF_EMPHASIS.match(part)):
+            mark = end[1]
+            if sentences[-1].count(mark) % 2:  # **Tomatoes.** Water them daily.
+                sentences[-1] += mark
+                part = part[end.end() :]
+        sentences.append(part)
     return [sentence.strip() for sentence in sentences if sentence.strip()]
 
 

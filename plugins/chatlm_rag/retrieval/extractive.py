@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from chatlm import ChatlmError, Engine, Message, Passage, Request, Turn, load_plugin_settings
 from chatlm_rag import PLUGIN
-from chatlm_rag.index.bm25 import stems
-from chatlm_rag.reading.answer_types import type_evidence
+from chatlm_rag.reading.answer_scores import answer_score
 from chatlm_rag.reading.reader import Reading, reading_title, shared_reader
 from chatlm_rag.retrieval.hits import origin_of
 from chatlm_rag.retrieval.prompting import escape_markup
@@ -32,12 +31,6 @@ MAX_QUOTES = 3
 
 MAX_GAP = 2.0
 """Another statement is quoted if its score is at most this much lower than the best."""
-
-
-TYPE_WEIGHT, COVERAGE_WEIGHT, PASSAGE_WEIGHT = 2.5, 2.0, 6.0
-"""Weights beside the reader's log-odds: of naming what the question asks for, such as a date; of
-the share of the question's words in the statement; of the score of the passage. They were chosen
-with `benchmarks.relevance_fit`."""
 
 
 @dataclass(frozen=True)
@@ -88,29 +81,6 @@ def read_passages(question: str, passages: Sequence[Passage]) -> list[Reading]:
     return shared_reader().read(
         question, [(reading_title(origin_of(each).place), each.text) for each in passages]
     )
-
-
-def answer_score(question: str, statement: str, log_odds: float, passage_score: float) -> float:
-    """Return how well a statement answers a question.
-
-    Args:
-        question: to answer.
-        statement: of a passage.
-        log_odds: the reader's score.
-        passage_score: the fused score of its passage, 0 to 1.
-    """
-    return (
-        log_odds
-        + TYPE_WEIGHT * type_evidence(question, statement)
-        + COVERAGE_WEIGHT * covered_share(question, statement)
-        + PASSAGE_WEIGHT * passage_score
-    )
-
-
-def covered_share(question: str, statement: str) -> float:
-    """Return the share of the question's words, by their stems, that a statement has, 0 to 1."""
-    asked = set(stems(question))
-    return len(asked & set(stems(statement))) / max(len(asked), 1)
 
 
 def try_to_read(question: str, passages: Sequence[Passage]) -> list[Reading]:

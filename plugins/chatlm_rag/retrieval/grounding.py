@@ -154,4 +154,4 @@ def _hit_to_passage(open_index: OpenIndex, hit: SearchHit) -> Passage:
         duplicates=tuple(f"{each.source}:{each.line}" for each in hit.duplicates),
     )
     place = f", {chunk.place}" if chunk.place else ""
-    return Passage(chunk.text, f"{chunk.source}{place}", hit.score, origin.to_details())
+    return Passage(chunk.shown_text, f"{chunk.source}{place}", hit.score, origin.to_details())

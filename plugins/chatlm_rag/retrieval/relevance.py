@@ -1,6 +1,7 @@
 """Decide whether the hits of a search answer the question, by a calibrated confidence.
 
-The confidence is that of a logistic regression on what the reader, the embedder and the words say.
+The confidence is that of a logistic regression on what the reader, the embedder and the words say
+about the statement that would be quoted first.
 Cosines and shared words alone cannot tell a question on the topic of the documents from one that
 they answer; the reader can, in part. The coefficients were fitted to the collections that
 `benchmarks.relevance_fit` names; `benchmarks.grounding` measures the confidence on others.
@@ -14,7 +15,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 from chatlm_rag.index.bm25 import stems
-from chatlm_rag.reading.answer_types import type_evidence
+from chatlm_rag.reading.answer_scores import answer_score
 
 if TYPE_CHECKING:
     from chatlm_rag.reading.reader import Reading
@@ -25,30 +26,28 @@ CONSIDERED_HITS = 8
 """Number of best hits that a search for an answer returns."""
 
 
-READ_HITS = 5
-"""Number of best hits that are read."""
+READ_HITS = 3
+"""Number of best hits that are read: with five, the confidence was no better."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for and against an answer among the hits."""
+    """What speaks for and against the statement that would be quoted first."""
 
     reader: float
-    """The best score of a statement, in log-odds."""
-    margin: float
-    """By how much it is better than the best statement of any other passage, at most 5."""
+    """The reader's score, in log-odds."""
     cosine: float
-    """The best cosine of a hit with the question."""
+    """The cosine of its passage with the question."""
     covered: float
-    """Share of the question's words, weighted by IDF, in the best passage; 0 to 1."""
-    typed: float
-    """Whether the best statement names what the question asks for: 1, -1, or 0 if unknown."""
+    """Share of the question's words, weighted by IDF, in its passage; 0 to 1."""
+    stated: float
+    """Share of the question's words, weighted by IDF, in the statement itself; 0 to 1."""
 
 
-INTERCEPT = -2.3
+INTERCEPT = -2.23
 
 
-COEFFICIENTS = Evidence(reader=0.6, margin=0.33, cosine=0.25, covered=2.2, typed=0.25)
+COEFFICIENTS = Evidence(reader=0.32, cosine=2.12, covered=0.81, stated=1.63)
 """Change of the log-odds by each kind of evidence."""
 
 
@@ -66,21 +65,26 @@ def gather(
         readings: of the first hits.
         idf: inverse document frequency of a stem, above 0.
     """
-    order = sorted(range(len(readings)), key=lambda at: -readings[at].best)
-    if not order or not readings[order[0]].statements:
+    choices = [
+        (answer_score(question, statement, score, hit.score), score, statement, hit)
+        for hit, reading in zip(hits, readings, strict=False)
+        for statement, score in zip(reading.statements, reading.scores, strict=True)
+    ]
+    if not choices:
         return None
-    best = readings[order[0]]
-    other = readings[order[1]].best if len(order) > 1 else -math.inf
-    statement = best.statements[best.scores.index(best.best)]
+    _, score, statement, hit = max(choices, key=lambda choice: choice[0])
     weights = {stem: idf(stem) for stem in stems(question)}
-    found = set(stems(hits[order[0]].chunk.indexed_text))
-    covered = sum(weight for stem, weight in weights.items() if stem in found)
+
+    def share(text: str) -> float:
+        found = set(stems(text))
+        covered = sum(weight for stem, weight in weights.items() if stem in found)
+        return covered / sum(weights.values()) if weights else 0.0
+
     return Evidence(
-        reader=best.best,
-        margin=min(best.best - other, 5.0),
-        cosine=max(hit.dense.score for hit in hits),
-        covered=covered / sum(weights.values()) if weights else 0.0,
-        typed=type_evidence(question, statement),
+        reader=score,
+        cosine=hit.dense.score,
+        covered=share(hit.chunk.indexed_text),
+        stated=share(statement),
     )
 
 

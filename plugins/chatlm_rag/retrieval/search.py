@@ -123,7 +123,7 @@ class Index:
         Raises:
             ChatlmError: the reader cannot be loaded.
         """
-        passages = [(reading_title(hit.chunk.place), hit.chunk.text) for hit in hits]
+        passages = [(reading_title(hit.chunk.place), hit.chunk.shown_text) for hit in hits]
         return shared_reader().read(query, passages[: relevance.READ_HITS])
 
     def evidence(self, query: str, hits: Sequence[SearchHit]) -> relevance.Evidence | None:

@@ -1,0 +1,65 @@
+"""Texts with emotions from other sources than tweets, for `benchmarks.emotion`.
+
+- GoEmotions (Demszky et al. 2020, Apache-2.0): comments of a forum, with Ekman's emotions, as in
+  `data/ekman` of github.com/monologg/GoEmotions-pytorch: `goemotions_test.tsv` and
+  `goemotions_labels.txt`. Texts with several emotions, and those with disgust, are left out.
+- ISEAR (Scherer and Wallbott 1994; for research): situations in which people felt an emotion, as in
+  github.com/sinmaniphel/py_isear_dataset: `isear.csv`. Disgust, guilt and shame are left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from chatlm_emotion.examples import LabelledDataset, LabelledExample
+
+NEUTRAL = "neutral"
+
+_SHORTEST_SITUATION = 16
+"""Shorter situations of ISEAR say that there is none."""
+
+
+def go_emotions(folder: Path, labels: Sequence[str]) -> list[LabelledExample]:
+    """Return the texts of GoEmotions with one of the labels, or with none if they are neutral."""
+    names = (folder / "goemotions_labels.txt").read_text(encoding="utf-8").split()
+    found = []
+    for line in (folder / "goemotions_test.tsv").read_text(encoding="utf-8").splitlines():
+        text, numbers, *_ = line.split("\t")
+        if "," not in numbers and (name := names[int(numbers)]) in (*labels, NEUTRAL):
+            found.append(LabelledExample(text, None if name == NEUTRAL else name))
+    return found
+
+
+def isear(folder: Path, labels: Sequence[str]) -> list[LabelledExample]:
+    """Return the situations of ISEAR with one of the labels."""
+    found = []
+    with (folder / "isear.csv").open(encoding="latin1", newline="") as file:
+        for row in csv.DictReader(file, delimiter="|"):
+            text = " ".join((row.get("SIT") or "").split())
+            if row.get("Field1") in labels and len(text) >= _SHORTEST_SITUATION:
+                found.append(LabelledExample(text, row["Field1"]))
+    return found
+
+
+def out_of_domain(
+    folder: Path, labels: Sequence[str], count: int
+) -> list[tuple[str, LabelledDataset]]:
+    """Return the collections by name, at most `count` texts of each kind, drawn at random."""
+    return [
+        ("GoEmotions, comments", _sample(go_emotions(folder, labels), count, "GoEmotions")),
+        ("ISEAR, situations", _sample(isear(folder, labels), count, "ISEAR")),
+    ]
+
+
+def _sample(rows: Iterable[LabelledExample], count: int, name: str) -> LabelledDataset:
+    distinct = list({row.text: row for row in rows}.values())
+    draw = random.Random(0)  # noqa: S311 - no secret
+    chosen = []
+    for neutral in (False, True):
+        kind = [row for row in distinct if (row.label is None) == neutral]
+        chosen += draw.sample(kind, min(count, len(kind)))
+    labels = sorted({row.label for row in chosen if row.label is not None})
+    return LabelledDataset(tuple(chosen), (name,), "", labels=tuple(labels))

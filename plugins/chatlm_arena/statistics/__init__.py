@@ -1,0 +1,1 @@
+"""Statistics of votes beyond plain ratings; each module says what it assumes."""

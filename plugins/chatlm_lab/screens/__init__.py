@@ -1,0 +1,1 @@
+"""The plugin's widgets; the only package of it that imports Textual."""
