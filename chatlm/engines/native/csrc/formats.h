@@ -128,10 +128,23 @@ static inline float activation_scale(i32x16 magnitudes, float *scale)
     return largest > 1e-30f ? max_code / largest : 0.0f;
 }
 
-static inline i32x16 round_to_codes(f32x16 values, float inverse)
+static inline i32x16 round_to_codes(f32x16 scaled)
 {
     /* adding 1.5 * 2^23 rounds to the nearest integer */
-    return (i32x16)(values * inverse + 12582912.0f) - 0x4b400000;
+    return (i32x16)(scaled + 12582912.0f) - 0x4b400000;
+}
+
+/* --- floats of 16 bits ----------------------------------------------------------------------- */
+
+/* Two columns of a panel in BF16 or F16. */
+static inline void load_two_columns(int64_t format, const uint8_t *from, f32x16 columns[2])
+{
+    if (format == BF16) {
+        i32x16 words = load_i32x16(from);
+        columns[0] = bf16_low_to_f32(words), columns[1] = bf16_high_to_f32(words);
+    } else {
+        columns[0] = load_f16_as_f32(from), columns[1] = load_f16_as_f32(from + 2 * LANES);
+    }
 }
 
 /* --- codes ----------------------------------------------------------------------------------- */

@@ -85,7 +85,7 @@ static void run_prompt_product(const Decoder *d, int64_t task, const ThreadScrat
     int64_t index = find_prompt_matrix(d, &task);
     const PackedMatrix *m = &d->prompt.matrices[index];
     multiply_prompt(m->panels, m->format, m->rows, m->bias, &d->prompt.x, task, d->num_threads,
-                    d->use_amx, s->prompt, d->prompt.y[index]);
+                    s->prompt, d->prompt.y[index]);
 }
 
 static void run_prompt_task(const Decoder *d, int64_t kind, int64_t task, const ThreadScratch *s)
@@ -100,10 +100,10 @@ static void run_prompt_task(const Decoder *d, int64_t kind, int64_t task, const 
         break;
     case PROMPT_EXPERTS_INPUT: prompt_experts_input(experts, task); break;
     case PROMPT_EXPERTS_GATE_UP:
-        prompt_experts_gate_up(experts, task, d->use_amx, s->prompt);
+        prompt_experts_gate_up(experts, task, s->prompt);
         break;
     case PROMPT_EXPERTS_INNER: prompt_experts_inner(experts, task); break;
-    default: prompt_experts_down(experts, task, d->use_amx, s->prompt);
+    default: prompt_experts_down(experts, task, s->prompt);
     }
 }
 
@@ -372,7 +372,7 @@ Decoder *open_decoder(const Model *model, int threads)
     if (!d)
         return NULL;
     memset(d, 0, sizeof *d);
-    d->model = *model, d->num_threads = threads, d->use_amx = may_use_amx();
+    d->model = *model, d->num_threads = threads;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->wake, NULL);
     begin_phase(d, end_phase(model));

@@ -83,7 +83,7 @@ static void quantize_activations(Activations x)
             magnitudes = larger_magnitudes(magnitudes, load_f32x16(x.values + i));
         float inverse = activation_scale(magnitudes, &x.scales[group]);
         for (int64_t i = group * ACTIVATION_GROUP; i < (group + 1) * ACTIVATION_GROUP; i += LANES) {
-            i32x16 codes = round_to_codes(load_f32x16(x.values + i), inverse);
+            i32x16 codes = round_to_codes(load_f32x16(x.values + i) * inverse);
             i32x16 high = (codes + 64) >> 7;
             i8x16 high_bytes = __builtin_convertvector(high, i8x16);
             i8x16 low_bytes = __builtin_convertvector(codes - (high << 7), i8x16);

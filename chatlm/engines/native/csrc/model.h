@@ -244,7 +244,7 @@ typedef struct {
     const ExpertsPrompt *experts_prompt; /* of a call that multiplies experts with a prompt */
     float *prompt_area; /* the converted vectors of a prompt, and the inner values of experts */
     int64_t prompt_capacity;
-    bool use_amx, is_normalized; /* the residual of a call for lm_head alone */
+    bool is_normalized; /* the residual of a call for lm_head alone */
     float *partial_attention, *lora_hidden; /* of all tokens; of all threads */
     int64_t partial_attention_capacity, lora_hidden_capacity;
     float *arena;

@@ -47,8 +47,10 @@ static void read_nibbles(const uint8_t *from, int count, uint8_t *codes)
 /* Bits 4 of 32 codes. */
 static void read_fifth_bits(const uint8_t *from, uint8_t *codes)
 {
+    uint32_t bits;
+    memcpy(&bits, from, sizeof bits);
     for (int i = 0; i < 32; i++)
-        codes[i] |= (uint8_t)((from[i / 8] >> i % 8 & 1) << 4);
+        codes[i] |= (uint8_t)((bits >> i & 1) << 4);
 }
 
 /* Scales and minimums of 6 bits (Q4_K, Q5_K). */
@@ -65,8 +67,9 @@ static void read_six_bit_scales(const uint8_t *from, RowBlock *out)
 /* A power of two, 2^(exponent - 128), as float16; NaN where that is impossible. */
 static uint16_t power_to_f16(int exponent)
 {
-    float power = ldexpf(1.0f, exponent - 128);
-    return exponent >= 104 && exponent <= 143 ? float_to_f16(power) : 0x7e00;
+    if (exponent < 104 || exponent > 143)
+        return 0x7e00;
+    return (uint16_t)(exponent < 114 ? 1 << (exponent - 104) : (exponent - 113) << 10);
 }
 
 /* Read a block of one row; `part` is 0 or 1 where two blocks of 32 columns become one of 64. */
@@ -113,16 +116,19 @@ static void read_stored_block(int64_t type, const uint8_t *from, int part, RowBl
         break;
     }
     case Q2_K:
-        for (int i = 0; i < 256; i++)
-            codes[i] = from[16 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
+        for (int part = 0; part < 8; part++)
+            for (int i = 0; i < 32; i++)
+                codes[32 * part + i] = from[16 + part / 4 * 32 + i] >> part % 4 * 2 & 3;
         for (int i = 0; i < 16; i++)
             out->group_scales[i] = from[i] & 15, out->group_minimums[i] = (int8_t)(from[i] >> 4);
         *scale = read_u16(from + 80), *minimum = read_u16(from + 82) ^ 0x8000;
         break;
     case Q3_K:
-        for (int i = 0; i < 256; i++)
-            codes[i] = (uint8_t)((from[32 + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3)
-                                 | (from[i % 32] >> i / 32 & 1) << 2);
+        for (int part = 0; part < 8; part++)
+            for (int i = 0; i < 32; i++)
+                codes[32 * part + i] =
+                    (uint8_t)((from[32 + part / 4 * 32 + i] >> part % 4 * 2 & 3)
+                              | (from[i] >> part & 1) << 2);
         for (int i = 0; i < 16; i++) {
             int low = i < 8 ? from[96 + i] & 15 : from[96 + i - 8] >> 4;
             int high = from[104 + i % 4] >> i / 4 * 2 & 3;
@@ -301,14 +307,14 @@ static void write_block(const Format f, const RowBlock blocks[LANES], uint8_t *o
                 bytes[LANES] = (uint8_t)block->group_minimums[i];
         }
     }
-    for (int column = 0; column < columns; column += SLAB) {
-        i32x16 quads[SLAB_QUADS];
-        int32_t words[SLAB_QUADS][LANES];
+    uint8_t *slab = out + codes_offset(f);
+    for (int column = 0; column < columns; column += 2 * SLAB, slab += 2 * slab_bytes(f)) {
+        i32x16 quads[2 * SLAB_QUADS];
         for (int lane = 0; lane < LANES; lane++)
-            for (int q = 0; q < SLAB_QUADS; q++)
-                memcpy(&words[q][lane], blocks[lane].codes + column + 4 * q, 4);
-        memcpy(quads, words, sizeof quads);
-        pack_slab(f.bits, quads, out + codes_offset(f) + column / SLAB * slab_bytes(f));
+            quads[lane] = load_i32x16(blocks[lane].codes + column);
+        transpose_words(quads);
+        pack_slab(f.bits, quads, slab);
+        pack_slab(f.bits, quads + SLAB_QUADS, slab + slab_bytes(f));
     }
 }
 
@@ -327,6 +333,28 @@ static void write_values(int64_t format, const float *rows, int64_t width, uint8
         }
 }
 
+/* The same of rows in that format, NULL for those of padding. What follows a row's `columns` is left
+   as it is: zeros. */
+static void copy_values(int64_t format, const uint8_t *const rows[LANES], int64_t columns,
+                        uint8_t *out)
+{
+    int64_t unit = format == F16 ? 2 : 4; /* bytes that stay together: two columns of BF16 */
+    int64_t bytes = columns * (format == F32 ? 4 : 2), done = 0;
+    for (; unit == 4 && done + 64 <= bytes; done += 64) {
+        i32x16 words[LANES] = {0};
+        for (int lane = 0; lane < LANES; lane++)
+            if (rows[lane])
+                words[lane] = load_i32x16(rows[lane] + done);
+        transpose_words(words);
+        memcpy(out + LANES * done, words, sizeof words);
+    }
+    for (int64_t i = done; i < bytes; i += unit)
+        for (int lane = 0; lane < LANES; lane++)
+            if (rows[lane])
+                memcpy(out + LANES * i + unit * lane, rows[lane] + i,
+                       (size_t)min_i64(unit, bytes - i));
+}
+
 typedef struct {
     const uint8_t *data;
     int64_t type, row_bytes, rows, columns;
@@ -340,7 +368,7 @@ enum { PACKED, OUT_OF_MEMORY, OUT_OF_RANGE };
 int pack_panels(const StoredMatrix *m, int64_t format, int64_t width, int64_t first, int64_t last,
                 uint8_t *panels)
 {
-    bool is_copied = format == m->type && is_quantized(format), in_range = true;
+    bool is_copied = format == m->type, in_range = true;
     Format f = quantized_format(format);
     RowBlock *blocks = calloc(LANES, sizeof *blocks);
     float *rows = is_copied ? NULL : calloc((size_t)(LANES * width), sizeof *rows);
@@ -360,7 +388,10 @@ int pack_panels(const StoredMatrix *m, int64_t format, int64_t width, int64_t fi
                 memset(rows + lane * width, 0, (size_t)width * sizeof *rows);
         }
         if (!is_quantized(format)) {
-            write_values(format, rows, width, out);
+            if (is_copied)
+                copy_values(format, sources, m->columns, out);
+            else
+                write_values(format, rows, width, out);
             continue;
         }
         int step = is_copied && f.two_level ? 256 : 32;

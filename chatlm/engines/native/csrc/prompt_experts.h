@@ -96,11 +96,11 @@ static void prompt_experts_inner(const ExpertsPrompt *p, int64_t task)
 
 /* Products of EXPERT_PANELS panels from `panel` with the vectors [from, to). */
 static void multiply_expert(const PackedMatrix *m, int64_t panel, const PromptVectors *x,
-                            int64_t from, int64_t to, bool use_amx, PromptBuffers buffers)
+                            int64_t from, int64_t to, PromptBuffers buffers)
 {
     int64_t panels = min_i64(EXPERT_PANELS, (m->rows + LANES - 1) / LANES - panel);
     multiply_panels(m->panels + panel * panel_bytes(m->format, m->width), m->format,
-                    (panels + 1) / 2, x, from, to, use_amx, buffers);
+                    (panels + 1) / 2, x, from, to, buffers);
 }
 
 /* 16 results for one vector, with their biases. */
@@ -129,7 +129,7 @@ static int64_t prompt_experts_gate_up_tasks(const ExpertsPrompt *p)
 }
 
 /* One task: some inner values of one expert. */
-static void prompt_experts_gate_up(const ExpertsPrompt *p, int64_t task, bool use_amx,
+static void prompt_experts_gate_up(const ExpertsPrompt *p, int64_t task,
                                   PromptBuffers buffers)
 {
     int64_t rows = p->moe->gate_proj->rows, row_tasks = expert_row_tasks(rows);
@@ -143,8 +143,8 @@ static void prompt_experts_gate_up(const ExpertsPrompt *p, int64_t task, bool us
     up_buffers.results += EXPERT_RESULTS;
     for (int64_t from = 0; from < chosen->slots; from += PASS_VECTORS) {
         int64_t to = min_i64(from + PASS_VECTORS, chosen->slots);
-        multiply_expert(gate, panel, &expert->gate_x, from, to, use_amx, buffers);
-        multiply_expert(up, panel, &expert->up_x, from, to, use_amx, up_buffers);
+        multiply_expert(gate, panel, &expert->gate_x, from, to, buffers);
+        multiply_expert(up, panel, &expert->up_x, from, to, up_buffers);
         for (int64_t v = from; v < to; v++) {
             float *inner = p->inner + (chosen->first_slot + v) * rows;
             for (int64_t row = first_row; row < end_row; row += LANES) {
@@ -158,7 +158,7 @@ static void prompt_experts_gate_up(const ExpertsPrompt *p, int64_t task, bool us
 }
 
 /* One task: some rows of the output, for all experts and vectors. */
-static void prompt_experts_down(const ExpertsPrompt *p, int64_t task, bool use_amx,
+static void prompt_experts_down(const ExpertsPrompt *p, int64_t task,
                                PromptBuffers buffers)
 {
     int64_t rows = p->moe->down_proj->rows, panel = task * EXPERT_PANELS;
@@ -170,7 +170,7 @@ static void prompt_experts_down(const ExpertsPrompt *p, int64_t task, bool use_a
         const PackedMatrix *down = &p->moe->down_proj[chosen->expert];
         for (int64_t from = 0; from < chosen->slots; from += PASS_VECTORS) {
             int64_t to = min_i64(from + PASS_VECTORS, chosen->slots);
-            multiply_expert(down, panel, &e->inner, from, to, use_amx, buffers);
+            multiply_expert(down, panel, &e->inner, from, to, buffers);
             for (int64_t v = from; v < to; v++) {
                 float *out = p->y + p->tokens[chosen->first_slot + v] * rows;
                 float weight = p->weights[chosen->first_slot + v], sums[LANES];

@@ -1,7 +1,7 @@
 /* Products of a matrix that was expanded to floats, or of one in bfloat16, with vectors of a prompt.
 
    The layout of panels needs no transposition for that: those of bfloat16 hold, for each two columns,
-   both values of 16 rows, which is what AMX tiles and AVX-512's bfloat16 products take. */
+   both values of 16 rows, which is what AMX tiles take. */
 
 #pragma once
 
@@ -56,14 +56,9 @@ static void expand_values(int64_t format, const uint8_t *panel, int64_t first, i
         return;
     }
     for (int64_t i = 0; i < columns; i += 2, panel += 4 * LANES, out += 2 * LANES) {
-        f32x16 even, odd;
-        if (format == BF16) {
-            i32x16 words = load_i32x16(panel);
-            even = bf16_low_to_f32(words), odd = bf16_high_to_f32(words);
-        } else {
-            even = load_f16_as_f32(panel), odd = load_f16_as_f32(panel + 2 * LANES);
-        }
-        memcpy(out, &even, sizeof even), memcpy(out + LANES, &odd, sizeof odd);
+        f32x16 both[2];
+        load_two_columns(format, panel, both);
+        memcpy(out, both, sizeof both);
     }
 }
 
@@ -101,21 +96,7 @@ static void multiply_floats(FloatProduct p)
     memcpy(p.results, sums, sizeof sums);
 }
 
-/* --- bfloat16 -------------------------------------------------------------------------------- */
-
-#ifdef HAS_BF16_PRODUCTS
-
-/* Two adjacent panels, and a block of vectors that they are multiplied with. */
-typedef struct {
-    const uint16_t *first, *second; /* (columns / 2, 16, 2) */
-    int64_t columns;
-    const uint16_t *x; /* tiles, `x_stride` values from 16 vectors to the next */
-    int64_t x_stride;
-    const uint16_t *next; /* vectors to prefetch, `next_step` values per tile */
-    int64_t next_step;
-    float *results; /* (VECTOR_BLOCK, PAIR_ROWS), added to unless these are the first columns */
-    bool is_first;
-} Bf16Product;
+/* --- sums of two numbers in bfloat16 --------------------------------------------------------- */
 
 #ifdef HAS_AMX
 
@@ -130,42 +111,6 @@ static void load_tile_shapes(void)
         config.row_bytes[i] = 64, config.rows[i] = 16;
     _tile_loadconfig(&config);
 }
-
-static void multiply_by_tiles(Bf16Product p)
-{
-    const uint16_t *lower = p.x + p.x_stride;
-    float *below = p.results + TILE_VECTORS * PAIR_ROWS;
-    enum { ROW_BYTES = PAIR_ROWS * sizeof(float) };
-    if (p.is_first) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, p.results, ROW_BYTES);
-        _tile_loadd(1, p.results + LANES, ROW_BYTES);
-        _tile_loadd(2, below, ROW_BYTES);
-        _tile_loadd(3, below + LANES, ROW_BYTES);
-    }
-    for (int64_t i = 0; i < p.columns; i += TILE_COLUMNS, p.next += p.next_step) {
-        for (int64_t line = 0; line < p.next_step; line += 32)
-            _mm_prefetch((const char *)(p.next + line), _MM_HINT_T1);
-        _tile_loadd(4, p.x + i * TILE_VECTORS, 64);
-        _tile_loadd(5, lower + i * TILE_VECTORS, 64);
-        _tile_loadd(6, p.first + i * LANES, 64);
-        _tile_loadd(7, p.second + i * LANES, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    _tile_stored(0, p.results, ROW_BYTES);
-    _tile_stored(1, p.results + LANES, ROW_BYTES);
-    _tile_stored(2, below, ROW_BYTES);
-    _tile_stored(3, below + LANES, ROW_BYTES);
-}
-
-/* --- sums of two numbers in bfloat16 --------------------------------------------------------- */
 
 /* Replace the values of a panel, (columns, 16), by the two parts of each: for each two columns, the
    larger parts of 16 rows, (16, 2), then the others. */
@@ -184,13 +129,14 @@ static void split_values(float *values, int64_t columns)
     }
 }
 
-/* Two adjacent panels that were split, and VECTOR_BLOCK vectors. */
+/* Two adjacent panels that were split or are bfloat16, and VECTOR_BLOCK vectors. */
 typedef struct {
-    const float *first, *second; /* see split_values */
+    const uint8_t *first, *second; /* (columns / 2, 16, 2), or with two parts: see split_values */
+    bool has_small_parts;
     int64_t columns;
     const uint16_t *x, *small_x; /* tiles, `x_stride` values from 16 vectors to the next */
     int64_t x_stride;
-    float *results; /* see Bf16Product */
+    float *results; /* (VECTOR_BLOCK, PAIR_ROWS), added to unless these are the first columns */
     bool is_first;
 } SplitProduct;
 
@@ -198,8 +144,9 @@ typedef struct {
    near it. */
 static void multiply_split(SplitProduct p)
 {
-    enum { ROW_BYTES = PAIR_ROWS * sizeof(float), PARTS_BYTES = 128 };
+    enum { ROW_BYTES = PAIR_ROWS * sizeof(float), PART_BYTES = 2 * LANES * sizeof(uint16_t) };
     float *below = p.results + TILE_VECTORS * PAIR_ROWS;
+    int64_t bytes = p.has_small_parts ? 2 * PART_BYTES : PART_BYTES; /* of two columns */
     if (p.is_first) {
         _tile_zero(0);
         _tile_zero(1);
@@ -213,9 +160,9 @@ static void multiply_split(SplitProduct p)
     }
     for (int64_t i = 0; i < p.columns; i += TILE_COLUMNS) {
         const uint16_t *x = p.x + i * TILE_VECTORS, *small_x = p.small_x + i * TILE_VECTORS;
-        const float *first = p.first + i * LANES, *second = p.second + i * LANES;
-        _tile_loadd(6, first, PARTS_BYTES);
-        _tile_loadd(7, second, PARTS_BYTES);
+        const uint8_t *first = p.first + i / 2 * bytes, *second = p.second + i / 2 * bytes;
+        _tile_loadd(6, first, bytes);
+        _tile_loadd(7, second, bytes);
         _tile_loadd(4, small_x, 64);
         _tile_loadd(5, small_x + p.x_stride, 64);
         _tile_dpbf16ps(0, 4, 6);
@@ -228,8 +175,10 @@ static void multiply_split(SplitProduct p)
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(6, first + LANES, PARTS_BYTES);
-        _tile_loadd(7, second + LANES, PARTS_BYTES);
+        if (!p.has_small_parts)
+            continue;
+        _tile_loadd(6, first + PART_BYTES, bytes);
+        _tile_loadd(7, second + PART_BYTES, bytes);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
@@ -239,48 +188,6 @@ static void multiply_split(SplitProduct p)
     _tile_stored(1, p.results + LANES, ROW_BYTES);
     _tile_stored(2, below, ROW_BYTES);
     _tile_stored(3, below + LANES, ROW_BYTES);
-}
-
-#endif
-
-enum { BF16_VECTORS = 8 };
-
-/* BF16_VECTORS vectors of a tile. */
-static void multiply_bf16(Bf16Product p)
-{
-    f32x16 sums[BF16_VECTORS][2] = {0};
-    const uint16_t *first = p.first, *second = p.second;
-    if (!p.is_first)
-        memcpy(sums, p.results, sizeof sums);
-    for (int64_t tile = 0; tile < p.columns; tile += TILE_COLUMNS, p.x += TILE_SIZE)
-        for (int64_t i = 0; i < TILE_COLUMNS; i += 2, first += 2 * LANES, second += 2 * LANES) {
-            i32x16 a = load_i32x16(first), b = load_i32x16(second);
-            for (int v = 0; v < BF16_VECTORS; v++) {
-                int32_t two;
-                memcpy(&two, p.x + v * TILE_COLUMNS + i, sizeof two);
-                __m512bh values = (__m512bh)_mm512_set1_epi32(two);
-                sums[v][0] = (f32x16)_mm512_dpbf16_ps((__m512)sums[v][0], (__m512bh)a, values);
-                sums[v][1] = (f32x16)_mm512_dpbf16_ps((__m512)sums[v][1], (__m512bh)b, values);
-            }
-        }
-    memcpy(p.results, sums, sizeof sums);
-}
-
-static void multiply_bf16_block(Bf16Product p, int64_t vectors, bool use_amx)
-{
-#ifdef HAS_AMX
-    if (use_amx) {
-        multiply_by_tiles(p);
-        return;
-    }
-#endif
-    (void)use_amx;
-    for (int64_t v = 0; v < vectors; v += BF16_VECTORS) {
-        Bf16Product some = p;
-        some.x += v / TILE_VECTORS * p.x_stride + v % TILE_VECTORS * TILE_COLUMNS;
-        some.results += v * PAIR_ROWS;
-        multiply_bf16(some);
-    }
 }
 
 #endif

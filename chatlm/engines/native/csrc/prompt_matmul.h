@@ -58,7 +58,7 @@ static void store_results(int64_t matrix_rows, const float *bias, int64_t row, i
 /* Columns that are multiplied at once. */
 static int64_t task_columns(PromptForm form)
 {
-    return has_float_values(form) || form == AS_SPLIT_BF16 ? TASK_COLUMNS / 2 : TASK_COLUMNS;
+    return has_words(form) ? TASK_COLUMNS : TASK_COLUMNS / 2;
 }
 
 /* Multiply `columns` columns from `column` of `pairs` pairs of panels with the vectors [from, to),
@@ -69,15 +69,19 @@ static void multiply_as_words(const uint8_t *panels, int64_t format, int64_t col
                               int64_t columns, int64_t pairs, const PromptVectors *p, int64_t from,
                               int64_t to, PromptBuffers buffers)
 {
-    Format f = quantized_format(format);
+    Format f = quantized_format(format); /* all zero for floats of 16 bits */
     int16_t *words = (int16_t *)buffers.weights;
     f32x16 *factors = (f32x16 *)buffers.factors;
     int64_t panel_factors = columns / 64 * word_factors(f), x_stride = TILE_VECTORS * p->width;
-    for (int64_t panel = 0; panel < 2 * pairs; panel++)
-        FOR_QUANTIZED_FORMAT(format,
-                             expand_words(FORMAT, panels + panel * panel_bytes(format, p->width),
-                                          column, columns, words + panel * LANES * columns,
-                                          factors + panel * panel_factors))
+    for (int64_t panel = 0; panel < 2 * pairs; panel++) {
+        const uint8_t *from = panels + panel * panel_bytes(format, p->width);
+        int16_t *to_words = words + panel * LANES * columns;
+        f32x16 *to_factors = factors + panel * panel_factors;
+        if (!is_quantized(format))
+            expand_floats(format, from, column, columns, to_words, to_factors);
+        FOR_QUANTIZED_FORMAT(format, expand_words(FORMAT, from, column, columns, to_words,
+                                                  to_factors))
+    }
     const float *sums = f.group == 16 ? p->sums_of_16 : p->sums_of_32;
     int64_t sum_columns = f.group == 16 ? 16 : 32;
     for (int64_t v = from; v < to; v += VECTOR_BLOCK)
@@ -103,53 +107,29 @@ static void multiply_as_words(const uint8_t *panels, int64_t format, int64_t col
 }
 #endif
 
-#ifdef HAS_BF16_PRODUCTS
-static void multiply_as_bf16(const uint8_t *panels, int64_t column, int64_t columns, int64_t pairs,
-                             const PromptVectors *p, int64_t from, int64_t to, bool use_amx,
-                             PromptBuffers buffers)
-{
-    const uint16_t *weights = (const uint16_t *)panels + LANES * column;
-    for (int64_t v = from; v < to; v += VECTOR_BLOCK)
-        for (int64_t pair = 0; pair < pairs; pair++) {
-            int64_t step = v + VECTOR_BLOCK < to ? VECTOR_BLOCK * TILE_COLUMNS / pairs : 0;
-            const uint16_t *x = (const uint16_t *)p->values + v * p->width + column * TILE_VECTORS;
-            const uint16_t *next = x + VECTOR_BLOCK * p->width;
-            step = step / TILE_COLUMNS * TILE_COLUMNS;
-            next += pair % 2 * TILE_VECTORS * p->width + pair / 2 * columns / TILE_COLUMNS * step;
-            Bf16Product product = {
-                .first = weights + 2 * pair * LANES * p->width,
-                .second = weights + (2 * pair + 1) * LANES * p->width,
-                .columns = columns,
-                .x = x,
-                .x_stride = TILE_VECTORS * p->width,
-                .next = next,
-                .next_step = step,
-                .results = buffers.results + (pair * PASS_VECTORS + v - from) * PAIR_ROWS,
-                .is_first = column == 0,
-            };
-            multiply_bf16_block(product, min_i64(VECTOR_BLOCK, to - v), use_amx);
-        }
-}
-#endif
-
 #ifdef HAS_AMX
 static void multiply_as_split_bf16(const uint8_t *panels, int64_t format, int64_t column,
                                    int64_t columns, int64_t pairs, const PromptVectors *p,
                                    int64_t from, int64_t to, PromptBuffers buffers)
 {
-    for (int64_t panel = 0; panel < 2 * pairs; panel++) {
+    bool is_split = format != BF16;
+    int64_t stride = panel_bytes(format, p->width);
+    const uint8_t *weights = panels + panel_bytes(BF16, column);
+    for (int64_t panel = 0; is_split && panel < 2 * pairs; panel++) {
         float *values = buffers.weights + panel * LANES * columns;
-        expand_values(format, panels + panel * panel_bytes(format, p->width), column, columns,
-                      values);
+        expand_values(format, panels + panel * stride, column, columns, values);
         split_values(values, columns);
     }
+    if (is_split)
+        weights = (uint8_t *)buffers.weights, stride = panel_bytes(F32, columns);
     for (int64_t v = from; v < to; v += VECTOR_BLOCK)
         for (int64_t pair = 0; pair < pairs; pair++) {
-            const float *first = buffers.weights + pair * PAIR_ROWS * columns;
+            const uint8_t *first = weights + 2 * pair * stride;
             const uint16_t *x = (const uint16_t *)p->values + v * p->width + column * TILE_VECTORS;
             multiply_split((SplitProduct){
                 .first = first,
-                .second = first + LANES * columns,
+                .second = first + stride,
+                .has_small_parts = is_split,
                 .columns = columns,
                 .x = x,
                 .small_x = x + padded_values(p),
@@ -184,13 +164,11 @@ static void multiply_as_floats(const uint8_t *panels, int64_t format, int64_t co
    a pair follow PASS_VECTORS * PAIR_ROWS floats after those of the pair before. An odd last panel is
    followed by one of padding. */
 static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs,
-                            const PromptVectors *p, int64_t from, int64_t to, bool use_amx,
-                            PromptBuffers buffers)
+                            const PromptVectors *p, int64_t from, int64_t to, PromptBuffers buffers)
 {
     int64_t step = task_columns(p->form);
-    use_amx &= p->form == AS_BF16 || p->form == AS_SPLIT_BF16;
 #ifdef HAS_AMX
-    if (use_amx)
+    if (p->form == AS_SPLIT_BF16)
         load_tile_shapes();
 #endif
     for (int64_t column = 0; column < p->width; column += step) {
@@ -200,11 +178,6 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
         case AS_WORDS:
         case AS_PAIRED_WORDS:
             multiply_as_words(panels, format, column, columns, pairs, p, from, to, buffers);
-            break;
-#endif
-#ifdef HAS_BF16_PRODUCTS
-        case AS_BF16:
-            multiply_as_bf16(panels, column, columns, pairs, p, from, to, use_amx, buffers);
             break;
 #endif
 #ifdef HAS_AMX
@@ -217,14 +190,14 @@ static void multiply_panels(const uint8_t *panels, int64_t format, int64_t pairs
         }
     }
 #ifdef HAS_AMX
-    if (use_amx)
+    if (p->form == AS_SPLIT_BF16)
         _tile_release();
 #endif
 }
 
 /* The rows of one task; the results, (vectors, rows), are written to `y`. */
 static void multiply_prompt(const uint8_t *panels, int64_t format, int64_t rows, const float *bias,
-                            const PromptVectors *p, int64_t task, int threads, bool use_amx,
+                            const PromptVectors *p, int64_t task, int threads,
                             PromptBuffers buffers, float *y)
 {
     int64_t per_task = task_panels(rows, threads), first = task * per_task;
@@ -232,7 +205,7 @@ static void multiply_prompt(const uint8_t *panels, int64_t format, int64_t rows,
     panels += first * panel_bytes(format, p->width);
     for (int64_t from = 0; from < p->vectors; from += PASS_VECTORS) {
         int64_t to = min_i64(from + PASS_VECTORS, p->vectors);
-        multiply_panels(panels, format, pairs, p, from, to, use_amx, buffers);
+        multiply_panels(panels, format, pairs, p, from, to, buffers);
         store_results(rows, bias, first * LANES, pairs, to - from, buffers.results,
                       y + from * rows);
     }

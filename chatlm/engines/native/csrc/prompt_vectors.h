@@ -1,12 +1,10 @@
 /* The vectors of a prompt in the form that a matrix format is multiplied with.
 
-   AS_WORDS, for quantized matrices: quantized to 15 bits per ACTIVATION_GROUP, as for a token that is
-   decoded, so that the products with codes are sums of integers. AS_PAIRED_WORDS: the same words, and
-   the same results, where additions are cheaper than products (see prompt_words.h). AS_BF16, for matrices that are
-   bfloat16, where the processor has products of these numbers: rounded to them, since twice as many
-   products would take twice as long. AS_SPLIT_BF16, for quantized matrices with AMX: each number as the
-   sum of two in bfloat16, which keep 16 bits or more. AS_ROUNDED_FLOATS: the same where it has none, so that every
-   processor computes the same. AS_FLOATS: elsewhere, and for models in float32.
+   AS_WORDS: quantized to 15 bits per ACTIVATION_GROUP, as for a token that is decoded and a quantized
+   matrix, so that the products are sums of integers. AS_PAIRED_WORDS: the same words, and
+   the same results, where additions are cheaper than products (see prompt_words.h). AS_SPLIT_BF16, with
+   AMX: each number as the sum of two in bfloat16, which keep 16 bits or more. AS_FLOATS: for matrices
+   in float32, for models in it, and on processors that multiply words no faster.
 
    The values are (vectors / 16, width / 32, 16, 32), padded with zeros to VECTOR_BLOCK
    vectors: tiles that lie together, since rows a power of two apart would compete for the same
@@ -25,11 +23,7 @@
 #include <cpuid.h>
 #endif
 
-#if !defined ELEMENT_IS_FLOAT32 && defined __AVX512BF16__
-#define HAS_BF16_PRODUCTS
-#endif
-
-#if defined HAS_BF16_PRODUCTS && defined __AMX_BF16__ && defined __linux__
+#if defined HAS_WORD_PRODUCTS && defined __AMX_BF16__ && defined __linux__
 #define HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -42,9 +36,7 @@ enum { PAIR_ROWS = 2 * LANES }; /* two panels are multiplied together */
 
 enum { MAX_WORD_FACTORS = 6 }; /* see prompt_words.h */
 
-typedef enum {
-    AS_FLOATS, AS_ROUNDED_FLOATS, AS_WORDS, AS_PAIRED_WORDS, AS_BF16, AS_SPLIT_BF16
-} PromptForm;
+typedef enum { AS_FLOATS, AS_WORDS, AS_PAIRED_WORDS, AS_SPLIT_BF16 } PromptForm;
 
 typedef struct {
     const float *input;  /* (…, columns) */
@@ -98,26 +90,14 @@ static bool may_use_amx(void)
 
 static PromptForm prompt_form(int64_t format)
 {
-#ifdef HAS_BF16_PRODUCTS
-    if (format == BF16)
-        return AS_BF16;
-#elif !defined ELEMENT_IS_FLOAT32
-    if (format == BF16)
-        return AS_ROUNDED_FLOATS;
-#endif
 #ifdef HAS_WORD_PRODUCTS
-    if (is_quantized(format) && may_use_amx())
+    if (format != F32 && may_use_amx())
         return AS_SPLIT_BF16;
-    if (is_quantized(format))
+    if (format != F32)
         return has_cheap_additions() ? AS_PAIRED_WORDS : AS_WORDS;
 #endif
     (void)format;
     return AS_FLOATS;
-}
-
-static bool has_float_values(PromptForm form)
-{
-    return form == AS_FLOATS || form == AS_ROUNDED_FLOATS;
 }
 
 static bool has_words(PromptForm form) { return form == AS_WORDS || form == AS_PAIRED_WORDS; }
@@ -133,8 +113,7 @@ static int64_t prompt_vectors_size(const PromptVectors *p)
 {
     int64_t count = padded_values(p);
     int64_t of_words = has_words(p->form) ? count * (1 + 4 + 2 + 2) / ACTIVATION_GROUP : 0;
-    bool is_wide = has_float_values(p->form) || p->form == AS_SPLIT_BF16;
-    return (is_wide ? count : count / 2) + of_words;
+    return (has_words(p->form) ? count / 2 : count) + of_words;
 }
 
 /* Let the buffers of `p` be parts of an area of `prompt_vectors_size` floats. */
@@ -214,7 +193,7 @@ static void words_of_group(const PromptVectors *p, int64_t vector, int64_t colum
     float scale, inverse = activation_scale(magnitudes, &scale);
     p->scales[(vector * p->width + column) / ACTIVATION_GROUP] = scale;
     for (int i = 0; i < ACTIVATION_GROUP / LANES; i++, column += LANES) {
-        i32x16 codes = round_to_codes(values[i], inverse);
+        i32x16 codes = round_to_codes(values[i] * inverse);
         store_words(codes, (int16_t *)p->values + tile_offset(p, vector, column / 32 * 32)
                                + column % 32);
         float sum = scale * horizontal_sum(__builtin_convertvector(codes, f32x16));
@@ -240,17 +219,15 @@ static void convert_prompt_vectors(const PromptVectors *p, int64_t task)
             continue;
         }
         for (int64_t column = 0; column < p->width; column += LANES) {
-            f32x16 exact = load_padded(p, vector, column), values = exact;
+            f32x16 values = load_padded(p, vector, column), large = round_to_bf16(values);
             int64_t at = tile_offset(p, vector, column / 32 * 32) + column % 32;
-            if (p->form != AS_FLOATS)
-                values = round_to_bf16(values);
-            if (has_float_values(p->form))
+            if (p->form == AS_FLOATS) {
                 memcpy((float *)p->values + at, &values, sizeof values);
-            else
-                store_words((i32x16)values >> 16, (uint16_t *)p->values + at);
-            if (p->form == AS_SPLIT_BF16)
-                store_words((i32x16)round_to_bf16(exact - values) >> 16,
-                            (uint16_t *)p->values + padded_values(p) + at);
+                continue;
+            }
+            store_words((i32x16)large >> 16, (uint16_t *)p->values + at);
+            store_words((i32x16)round_to_bf16(values - large) >> 16,
+                        (uint16_t *)p->values + padded_values(p) + at);
         }
     }
 }

@@ -145,6 +145,27 @@ static inline uint16_t float_to_f16(float value)
     return sign | (uint16_t)((bits + 0xfff + (bits >> 13 & 1) - (112 << 23)) >> 13);
 }
 
+/* Transpose 16 vectors of 16 words. */
+static inline void transpose_words(i32x16 rows[LANES])
+{
+    const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 4
+    for (int distance = LANES / 2; distance; distance /= 2) {
+        /* of a pair of vectors, the lanes of the lower half of each group, or of the upper */
+        i32x16 is_upper = (lanes & distance) != 0;
+        i32x16 lower = lanes + (is_upper & (LANES - distance));
+        i32x16 upper = lanes + (~is_upper & distance) + (is_upper & LANES);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) {
+            if (i & distance)
+                continue;
+            i32x16 first = rows[i], second = rows[i + distance];
+            rows[i] = __builtin_shuffle(first, second, lower);
+            rows[i + distance] = __builtin_shuffle(first, second, upper);
+        }
+    }
+}
+
 /* 16 float16 values as floats. */
 static inline f32x16 load_f16_as_f32(const void *from)
 {
