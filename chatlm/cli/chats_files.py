@@ -31,8 +31,7 @@ from chatlm.text import dump_json, escape_controls, one_line
     "--format",
     "form",
     type=click.Choice(EXPORT_FORMATS),
-    default="markdown",
-    show_default=True,
+    show_default="jsonl if FILE ends in .jsonl, otherwise markdown",
     help="markdown is for reading, with control characters made visible; jsonl has everything that "
     "is stored; messages is for training; chatml is the text that models read.",
 )
@@ -41,13 +40,13 @@ from chatlm.text import dump_json, escape_controls, one_line
 def export_chats(
     chat_ids: tuple[int, ...],
     everything: bool,
-    form: ExportFormat,
+    form: ExportFormat | None,
     output: Path | None,
     force: bool,
 ) -> None:
     """Export chats to a file or to stdout.
 
-    Example: chatlm chats export --all --format jsonl -o chats.jsonl
+    Example: chatlm chats export --all -o chats.jsonl
     """
     if everything == bool(chat_ids):
         raise UsageError(
@@ -58,6 +57,8 @@ def export_chats(
             f"{output} already exists." if output.is_file() else f"{output} is not a regular file.",
             hint="Choose another name, or overwrite a file with --force.",
         )
+    if form is None:
+        form = "jsonl" if output is not None and output.suffix.lower() == ".jsonl" else "markdown"
     with open_to_read() as store:
         ids = [chat.id for chat in store.list_conversations()] if everything else chat_ids
         missing: list[StoreError] = []

@@ -339,7 +339,8 @@ def test_import_of_an_export_gives_everything_back_once(tmp_path: Path) -> None:
     save((ESCAPES, "a"), ("r", ESCAPES), title=ESCAPES, system=ESCAPES)
     save(("q", "a"))
     file = tmp_path / "chats.jsonl"
-    assert chats("export", "--all", "--format", "jsonl", "-o", str(file)).returncode == 0
+    assert chats("export", "--all", "-o", str(file)).returncode == 0  # JSON lines, by its name
+    assert file.read_text() == chats("export", "--all", "--format", "jsonl").stdout
     assert chats("import", str(file)).stderr == "0 chats imported, 2 already stored\n"
     ids = [str(chat["id"]) for chat in json.loads(chats("list", "--json").stdout)]
     before = chats("show", ids[1], "--json").stdout
