@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -10,6 +11,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from chatlm import Batch, EngineEvent, Finished, Request
+
+log = logging.getLogger(f"chatlm.plugins.{__name__}")
 
 T = TypeVar("T")
 
@@ -165,7 +168,10 @@ class _Job:
     def step(self) -> bool:
         """Run one step of the created generator, and return whether more may follow."""
         if self.cancelled.is_set():
-            self._generator.close()
+            try:
+                self._generator.close()
+            except Exception:  # the thread has to go on for the others
+                log.exception("a reply could not be ended")
             return False
         try:
             event = next(self._generator, _END)

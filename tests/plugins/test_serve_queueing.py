@@ -55,6 +55,21 @@ async def test_first_come_first_served(line: WorkQueue) -> None:
     assert log == ["a begins", "a ends", "b begins", "b ends"]
 
 
+async def test_a_reply_that_cannot_be_ended_delays_no_other(line: WorkQueue) -> None:
+    def cannot_end() -> Generator[str, None, None]:
+        try:
+            while True:
+                yield "a"
+        finally:
+            raise RuntimeError("no more threads")
+
+    broken = line.stream(cannot_end)
+    assert await anext(broken) == "a"
+    await broken.aclose()
+    later = Steps("b", [], steps=3)
+    assert await everything(line.stream(later.make)) == ["b0", "b1", "b2"]
+
+
 async def test_a_full_queue_accepts_no_one_until_one_leaves(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log) for name in "abc")
