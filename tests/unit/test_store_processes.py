@@ -14,7 +14,7 @@ from tests.waiting import PATIENCE
 WRITER = """
 import sys
 from pathlib import Path
-from chatlm.types.messages import StopReason, Usage
+from chatlm.types.replies import StopReason, Usage
 from chatlm.store.store import Store
 
 sys.stdin.readline()
