@@ -55,7 +55,7 @@ lab.add_command(tokenizer)
     type=int,
     default=4096,
     show_default=True,
-    help="Most tokens of the vocabulary.",
+    help="Maximum size of the vocabulary, in tokens.",
 )
 @click.option(
     "--held-out",

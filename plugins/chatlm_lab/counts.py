@@ -243,10 +243,10 @@ def _map_tensors(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length <= _MAX_HEADER:
-            raise ValueError(f"{file.name} is no safetensors file")
+            raise ValueError(f"{file.name} is not a safetensors file")
         header = json.loads(stream.read(length))
     if not isinstance(header, dict):
-        raise ValueError(f"{file.name} is no safetensors file")
+        raise ValueError(f"{file.name} is not a safetensors file")
     metadata = header.pop("__metadata__", {})
     size = file.stat().st_size
     tensors: dict[str, NDArray[Any]] = {}

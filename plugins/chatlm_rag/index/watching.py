@@ -71,7 +71,7 @@ def updates(name: str, stop: Stop) -> Iterator[BuildResult]:
     paths = [path for path in map(Path, (source.path for source in sources)) if path.exists()]
     if not paths:
         raise UsageError(
-            f"No source of {name} exists on this machine, so that nothing changes.",
+            f"No source of {name} exists on this machine, so there is nothing to watch.",
             hint=f"See them: chatlm rag show {name}",
         )
     changes = watch(
