@@ -38,6 +38,7 @@ from chatlm.tui.commands import CommandHandler
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.plugin_ui.commands import PluginActions
+from chatlm.tui.plugin_ui.folder_indexing import PluginFolderIndexing
 from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.services import Services
@@ -119,6 +120,7 @@ class ChatScreen(Screen[None]):
             self._status_bar,
             switch_model=self.settings_actions.do_model,
         )
+        self.chat.composer.index_folders_by(PluginFolderIndexing(self.plugin_actions))
         chat_actions = ChatActions(
             self.chat,
             self.chats_panel,

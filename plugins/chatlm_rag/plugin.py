@@ -112,7 +112,10 @@ class DefaultEmbedder:
 
 @hookimpl
 def register_services(register: Callable[[str, Any], None]) -> None:
-    """Offer the indices and the embedder to other plugins."""
+    """Offer the indices, the embedder and the indexing of folders to chatlm and other plugins."""
+    from chatlm_rag.folder_indexer import FolderIndexes
+
+    register("folder_indexer", FolderIndexes())
     register("documents", IndexSearch())
     register("embedder", DefaultEmbedder())
 
