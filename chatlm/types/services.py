@@ -49,6 +49,14 @@ class Classifier(Protocol):
 class TextEmbedder(Protocol):
     """Maps texts to vectors, near each other for texts of similar meaning."""
 
+    def fingerprint(self) -> str:
+        """Return what tells its vectors from those of other models: they can be stored with it.
+
+        Raises:
+            ChatlmError: the embedding model is not on this machine.
+        """
+        ...
+
     def embed(self, texts: Sequence[str], progress: Callable[[int, int], None]) -> Any:
         """Return an array of float32 with shape (texts, dimensions), whose rows have length 1.
 

@@ -100,6 +100,12 @@ class DefaultEmbedder:
     def __init__(self) -> None:
         self._embedder: Embedder | None = None
 
+    def fingerprint(self) -> str:
+        """Return the hash of its weights."""
+        from chatlm_rag.index import embedding
+
+        return embedding.find_embedder(embedding.DEFAULT_EMBEDDER).record.fingerprint
+
     def embed(self, texts: Sequence[str], progress: Callable[[int, int], None]) -> Any:
         """Return the vectors of texts as unit vectors."""
         from chatlm_rag.index import embedding
