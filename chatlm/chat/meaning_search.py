@@ -7,7 +7,7 @@ chats, for new and changed texts whenever somebody searches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chatlm.errors import Cancelled
 from chatlm.plugin_host.host import PluginHost
@@ -120,7 +120,7 @@ def _embed_missing(
 
 
 def _embed(embedder: TextEmbedder, texts: list[str]) -> NDArray[np.float32]:
-    vectors: Any = embedder.embed(texts, lambda done, total: None)
+    vectors: NDArray[np.float32] = embedder.embed(texts, lambda done, total: None)
     return vectors
 
 

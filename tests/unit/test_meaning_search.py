@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from chatlm.chat import meaning_search
 from chatlm.chat.meaning_search import PART_CHARACTERS, search_by_meaning, split_text
-from chatlm.errors import Cancelled
+from chatlm.errors import Cancelled, StoreError
 from chatlm.store.store import Store
 from chatlm.types.replies import StopReason, Usage
 
@@ -45,7 +45,8 @@ class Concepts:
             for text in texts
         ]
         matrix = np.array(rows, np.float32)
-        return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+        unit: NDArray[np.float32] = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+        return unit
 
 
 def say(store: Store, message: str, reply: str = "", chat: int | None = None) -> int:
@@ -201,7 +202,7 @@ def test_chats_that_cannot_be_changed_are_searched_as_far_as_they_are_embedded(
     say(store, "Soup")
     found(store, "soup")
     say(store, "More soup")
-    monkeypatch.setattr(Store, "unwritable", meaning_search.Cancelled("read only"))
+    monkeypatch.setattr(Store, "unwritable", StoreError("read only"))
     assert found(store, "soup") == ["Soup"]
 
 
