@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from chatlm.engines.stopping import StopStringFilter
     from chatlm.engines.tokenizer import load_tokenizer
     from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
+    from chatlm.engines.training_checkpoint import TrainingCheckpoint
     from chatlm.errors import (
         ChatlmError,
         ContentFiltered,
@@ -313,6 +314,7 @@ _MODULE_OF = {
     "ToolResult": "chatlm.types.parts",
     "ToolServers": "chatlm.types.services",
     "ToolSettings": "chatlm.types.tool_rules",
+    "TrainingCheckpoint": "chatlm.engines.training_checkpoint",
     "Turn": "chatlm.types.conversations",
     "Ui": "chatlm.plugin_host.ui_api",
     "Unsupported": "chatlm.engines.model",
@@ -501,6 +503,7 @@ __all__ = [
     "ToolResult",
     "ToolServers",
     "ToolSettings",
+    "TrainingCheckpoint",
     "Turn",
     "Ui",
     "Unsupported",
