@@ -24,20 +24,25 @@ _SHORTEST_SITUATION = 16
 """Shorter situations of ISEAR say that there is none."""
 
 
-def go_emotions(folder: Path, labels: Sequence[str], split: str = "test") -> list[LabelledExample]:
-    """Return the texts of GoEmotions with one of the labels, or with none if they are neutral.
+def go_emotions(folder: Path, labels: Sequence[str]) -> list[LabelledExample]:
+    """Return the texts of GoEmotions with one of the labels, or with none if they are neutral."""
+    texts = all_go_emotions(folder, "test")
+    return [row for row in texts if row.label is None or row.label in labels]
+
+
+def all_go_emotions(folder: Path, split: str) -> list[LabelledExample]:
+    """Return all texts of GoEmotions; several emotions of a text are one label, joined by commas.
 
     Args:
         folder: with the files.
-        labels: of the classifier.
-        split: `test`, or `dev`.
+        split: `test` or `dev`.
     """
     names = (folder / "goemotions_labels.txt").read_text(encoding="utf-8").split()
     found = []
     for line in (folder / f"goemotions_{split}.tsv").read_text(encoding="utf-8").splitlines():
         text, numbers, *_ = line.split("\t")
-        if "," not in numbers and (name := names[int(numbers)]) in (*labels, NEUTRAL):
-            found.append(LabelledExample(text, None if name == NEUTRAL else name))
+        name = ",".join(names[int(number)] for number in numbers.split(","))
+        found.append(LabelledExample(text, None if name == NEUTRAL else name))
     return found
 
 

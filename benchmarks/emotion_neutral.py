@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.emotion import shipped_encoder
-from benchmarks.emotion_domains import go_emotions
+from benchmarks.emotion_domains import all_go_emotions
 from chatlm import expand_path
 from chatlm.plugin_kit.artifacts import write_checksums
 from chatlm_emotion import card, examples, network_weights
@@ -33,14 +33,13 @@ TWEETS, COMMENTS, INSTRUCTIONS = 1_200, 2_400, 400
 
 def read_sources(options: argparse.Namespace) -> list[Sequence[LabelledExample]]:
     """Return the texts: those near the training texts and instructions, and comments of a forum."""
-    known = card.read_card(card.CLASSIFIERS.get(card.DEFAULT_CLASSIFIER).path)
     draw = random.Random(0)  # noqa: S311 - no secret
     tweets = examples.read_dataset([expand_path(options.data) / "train.jsonl"]).rows
     everyday = Path(card.__file__).parent / "data" / "everyday.jsonl"
     text = expand_path(options.instructions).read_text(encoding="utf-8")
     rows = json.loads(text) if text.startswith("[") else map(json.loads, text.splitlines())
     asked = sorted({row["instruction"] for row in rows})
-    comments = go_emotions(expand_path(options.out_of_domain), known.labels, "dev")
+    comments = all_go_emotions(expand_path(options.out_of_domain), "dev")
     near = [
         *draw.sample(list(tweets), TWEETS),
         *examples.read_dataset([everyday]).rows,
