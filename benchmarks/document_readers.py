@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
@@ -241,10 +241,11 @@ def main() -> None:
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         documents = write_documents(Path(folder))
-        for name, run in (
-            ("chatlm", lambda: chatlm_parts(documents)),
-            ("markitdown", lambda: markitdown_parts(options.markitdown, documents)),
-        ):
+        runs: dict[str, Callable[[], dict[Path, list[tuple[str, str]]]]] = {
+            "chatlm": lambda: chatlm_parts(documents),
+            "markitdown": lambda: markitdown_parts(options.markitdown, documents),
+        }
+        for name, run in runs.items():
             start = time.perf_counter()
             results[name] = judge(documents, run())
             print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)

@@ -94,7 +94,8 @@ class BertClassifier:
         if self.neutral is None:
             return np.zeros(len(texts), bool)
         known = [self._share_of_unknown(text) <= MAX_UNKNOWN_SHARE for text in texts]
-        return self.neutral.are_neutral(np.asarray(states)) & np.array(known, bool)
+        found: NDArray[np.bool_] = self.neutral.are_neutral(np.asarray(states))
+        return found & np.array(known, bool)
 
     def _share_of_unknown(self, text: str) -> float:
         """Return the share of a text's tokens that continue a word or stand for an unknown one."""
