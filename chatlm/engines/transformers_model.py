@@ -154,12 +154,12 @@ class PeftAdaptedModel:
 
 
 _SCAN_CHUNK = 64
-"""Tokens that a Mamba-2 layer scans at once on the processor, and to whose multiples it pads a block:
-the short blocks at the end of a chat are multiples of it, and fewer cost less."""
+"""Tokens that a Mamba-2 layer scans at once on the processor; it pads blocks to multiples of that.
+The short blocks at the end of a chat are such multiples."""
 
 
 def _shorten_scans(module: Any) -> None:
-    """Let Mamba-2 layers scan fewer tokens at once on the processor; only rounding depends on it."""
+    """Let Mamba-2 layers scan fewer tokens at once; only rounding depends on it."""
     for layer in module.modules() if module.device.type == "cpu" else ():
         if hasattr(layer, "chunk_size") and hasattr(layer, "ssm_state_size"):
             layer.chunk_size = min(layer.chunk_size, _SCAN_CHUNK)

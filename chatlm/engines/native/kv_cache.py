@@ -30,8 +30,8 @@ CAPACITY_STEP = 512
 """The capacity grows by at least this many tokens, once it is as large."""
 
 _FIRST_CAPACITY = 256
-"""The least capacity, which then doubles up to `CAPACITY_STEP`: the system needs longer to find much
-new memory for the prompts of a whole batch than to copy a small cache."""
+"""The least capacity on the CPU, which then doubles up to `CAPACITY_STEP`: the system needs longer
+to find much new memory for the prompts of a whole batch than to copy a small cache."""
 
 _GROWTH = 8
 """It grows by at least this part, so that little is copied in all; by not much more, since huge
@@ -192,7 +192,8 @@ class KVCache:
         capacity = self.buffer.capacity
         if tokens <= capacity:
             return
-        least = min(max(_FIRST_CAPACITY, capacity), CAPACITY_STEP)
+        first = _FIRST_CAPACITY if self.device.type == "cpu" else CAPACITY_STEP
+        least = min(max(first, capacity), CAPACITY_STEP)
         capacity = max(tokens, capacity + max(least, capacity // _GROWTH))
         larger = self._allocate(capacity)
         old = list(reversed(self.buffer.layers))
