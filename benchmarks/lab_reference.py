@@ -34,7 +34,8 @@ class GptBlock(nn.Module):
         )
         gathered = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.projection(gathered.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm_2(x))
+        result: Tensor = x + self.mlp(self.norm_2(x))
+        return result
 
 
 class Gpt(nn.Module):

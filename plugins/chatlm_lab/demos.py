@@ -219,8 +219,9 @@ def convolutional_network() -> DemoResult:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
+        convolution = torch.nn.Conv2d(1, 4, 3)
         network = torch.nn.Sequential(
-            torch.nn.Conv2d(1, 4, 3),
+            convolution,
             torch.nn.ReLU(),
             torch.nn.AdaptiveMaxPool2d(1),
             torch.nn.Flatten(),
@@ -231,7 +232,7 @@ def convolutional_network() -> DemoResult:
     losses = _descend(network, lambda: _binary_loss(network(x)[:, 0], y), 150, 0.03)
     with torch.no_grad():
         found = network(torch.tensor(others).float()[:, None])[:, 0].numpy() > 0
-        filters: Floats = network[0].weight[:, 0].numpy().astype(np.float64)
+        filters: Floats = convolution.weight[:, 0].numpy().astype(np.float64)
     right = int((found == (truth == 1)).sum())
 
     def draw(axes: Axes) -> None:
@@ -341,8 +342,9 @@ def _sigmoid(z: Floats) -> Floats:
 
 
 def _softmax(z: Floats) -> Floats:
-    found: Floats = np.exp(z - z.max(1, keepdims=True))
-    return found / found.sum(1, keepdims=True)
+    powers = np.exp(z - z.max(1, keepdims=True))
+    found: Floats = powers / powers.sum(1, keepdims=True)
+    return found
 
 
 def _cross_entropy(p: Floats, y: Floats) -> float:
