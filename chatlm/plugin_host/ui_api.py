@@ -13,26 +13,9 @@ from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Passage
 from chatlm.types.parts import PreparedImage
+from chatlm.types.progress import ProgressReporter
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import SideChats
-
-
-class ProgressReporter(Protocol):
-    """The progress of a long operation of a plugin."""
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the user cancelled it; check between steps."""
-        ...
-
-    def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Show the progress.
-
-        Args:
-            done: completed steps.
-            total: all steps; None if unknown.
-            note: the current activity, in a few words.
-        """
 
 
 class Ui(Protocol):
