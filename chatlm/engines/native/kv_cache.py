@@ -26,12 +26,11 @@ KVFormat = Literal["auto", "int8"]
 """Number format of a KV cache: the dtype of the computation, or codes of 8 bits with a bfloat16
 scale per `GROUP` values, about half of 16 bits."""
 
-CAPACITY_STEP = 512
-"""The capacity grows by at least this many tokens, once it is as large."""
+ROOM = 64
+"""Tokens for which there is room at least after the capacity has grown."""
 
-_FIRST_CAPACITY = 256
-"""The least capacity on the CPU, which then doubles up to `CAPACITY_STEP`: the system needs longer
-to find much new memory for the prompts of a whole batch than to copy a small cache."""
+_GPU_ROOM = 512
+"""The same on a GPU, where a graph is captured anew after each growth."""
 
 _GROWTH = 8
 """It grows by at least this part, so that little is copied in all; by not much more, since huge
@@ -188,14 +187,12 @@ class KVCache:
         return self.buffer.capacity
 
     def reserve(self, tokens: int) -> None:
-        """Grow to a capacity of at least `tokens`."""
+        """Grow to a capacity of at least `tokens`, and some more."""
         capacity = self.buffer.capacity
         if tokens <= capacity:
             return
-        first = _FIRST_CAPACITY if self.device.type == "cpu" else CAPACITY_STEP
-        least = min(max(first, capacity), CAPACITY_STEP)
-        capacity = max(tokens, capacity + max(least, capacity // _GROWTH))
-        larger = self._allocate(capacity)
+        room = ROOM if self.device.type == "cpu" else _GPU_ROOM
+        larger = self._allocate(max(tokens + room, capacity + capacity // _GROWTH))
         old = list(reversed(self.buffer.layers))
         self.buffer = larger
         for mine in larger.layers:
