@@ -389,7 +389,9 @@ def ask(
                 label_seconds=LABEL_SECONDS,
                 source="ask",
                 tools=tool_options,
-                chat_tools=ChatTools().with_offers(opening.rendered.tools),
+                chat_tools=ChatTools().with_offers(
+                    opening.rendered.tools, were_on=tool_options.is_on(ChatTools())
+                ),
             )
             _require_plugins_in_use(session, settings)
             if dry_run:

@@ -93,7 +93,7 @@ class Ui(Protocol):
         Args:
             system: the system prompt.
             sampling: the chat's own sampling settings.
-            tools: names of tools and groups to offer in the chat, too.
+            tools: names of tools and groups to offer in the chat: alone where it had no tools.
         """
 
     def new_chat(
@@ -114,7 +114,7 @@ class Ui(Protocol):
             state: the plugin's data of the chat.
             model: switch to this model, like `/model`; empty for the current one.
             message: sent at once; empty for none.
-            tools: names of tools and groups to offer in it, too.
+            tools: names of tools and groups to offer in it: alone unless tools are on in all chats.
         """
 
     def open_screen(self, name: str, argument: str = "") -> None:
