@@ -94,8 +94,9 @@ class BertClassifier:
         if self.neutral is None:
             return np.zeros(len(texts), bool)
         known = [self._share_of_unknown(text) <= MAX_UNKNOWN_SHARE for text in texts]
-        found: NDArray[np.bool_] = self.neutral.are_neutral(np.asarray(states))
-        return found & np.array(known, bool)
+        found = self.neutral.are_neutral(np.asarray(states))
+        both: NDArray[np.bool_] = np.logical_and(found, known)
+        return both
 
     def _share_of_unknown(self, text: str) -> float:
         """Return the share of a text's tokens that continue a word or stand for an unknown one."""
