@@ -10,9 +10,11 @@ import click
 from chatlm import dump_json, escape_controls, human_bytes
 from chatlm.plugin_kit.options import complete_names, json_option
 from chatlm_lab.curve_command import curve
+from chatlm_lab.demo_command import demo
 from chatlm_lab.options import data_option, model_names, name_argument, perplexity_line
 from chatlm_lab.tokenizer_command import tokenizer
 from chatlm_lab.train_command import train
+from chatlm_lab.vector_commands import vectors
 
 if TYPE_CHECKING:
     from chatlm_lab.evaluation import Evaluation
@@ -29,6 +31,8 @@ def lab() -> None:
 lab.add_command(tokenizer)
 lab.add_command(train)
 lab.add_command(curve)
+lab.add_command(demo)
+lab.add_command(vectors)
 
 
 @lab.command("list")

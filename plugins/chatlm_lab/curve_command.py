@@ -11,25 +11,15 @@ import click
 from chatlm import dump_json
 from chatlm.plugin_kit.options import complete_names, json_option
 from chatlm_lab.options import model_names
+from chatlm_lab.pictures import COLUMNS, LINES, picture_option
 
 if TYPE_CHECKING:
     from chatlm_lab.models import LabCard
 
-FORMATS = (".png", ".svg")
-
-COLUMNS, LINES = 70, 8
-"""Size of a curve on the terminal."""
-
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, shell_complete=complete_names(model_names))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Draw all curves into a .png or .svg file.",
-)
+@picture_option
 @json_option
 def curve(names: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     """Show how the loss fell while networks were trained.
@@ -85,35 +75,27 @@ def draw_curves(cards: list[LabCard], path: Path) -> None:
     Raises:
         UsageError: the file has another ending, or cannot be written.
     """
-    from chatlm import UsageError
+    from chatlm_lab.pictures import save_figure
 
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} is neither a .png nor a .svg file.")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for number, card in enumerate(cards):
-        colour = f"C{number % 10}"
-        for title, points in _curves(card.curve).items():
-            held_out = title == "held-out loss"
-            axes.plot(
-                [step for step, _ in points],
-                [loss for _, loss in points],
-                color=colour,
-                linestyle="--" if held_out else "-",
-                marker="o" if held_out else None,
-                markersize=3,
-                label=f"{card.name}, {title}",
-            )
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss, nats per token")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    with save_figure(path, (8, 5)) as figure:
+        axes = figure.add_subplot()
+        for number, card in enumerate(cards):
+            colour = f"C{number % 10}"
+            for title, points in _curves(card.curve).items():
+                held_out = title == "held-out loss"
+                axes.plot(
+                    [step for step, _ in points],
+                    [loss for _, loss in points],
+                    color=colour,
+                    linestyle="--" if held_out else "-",
+                    marker="o" if held_out else None,
+                    markersize=3,
+                    label=f"{card.name}, {title}",
+                )
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss, nats per token")
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 def _curves(values: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
