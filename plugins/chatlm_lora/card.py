@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +76,8 @@ class AdapterCard:
     answers: tuple[SampleAnswer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries used."""
+    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    """Loss and measures on the held-out examples by name: steps and values."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON."""
@@ -93,6 +95,7 @@ class AdapterCard:
             "cost": dict(self.cost),
             "answers": [answer.to_dict() for answer in self.answers],
             "versions": dict(self.versions),
+            **({"curves": dict(self.curves)} if self.curves else {}),
         }
 
     @classmethod
@@ -116,6 +119,7 @@ class AdapterCard:
             cost=values.get("cost", {}),
             answers=tuple(map(SampleAnswer.from_dict, values.get("answers", ()))),
             versions=values.get("versions", {}),
+            curves=values.get("curves", {}),
         )
 
 
@@ -138,7 +142,7 @@ def read_card(folder: Path) -> AdapterCard | None:
         texts = [card.name, card.origin, card.base, card.description, card.licence, card.created_at]
         texts += [card.command]
         texts += [text for answer in card.answers for text in answer.to_dict().values()]
-        tables = (card.source, card.settings, card.scores, card.cost, card.versions)
+        tables = (card.source, card.settings, card.scores, card.cost, card.versions, card.curves)
         card_lines(card)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_commands(cli: Commands) -> None:
-    """Add `chatlm adapters`."""
+    """Add `chatlm adapters` and `chatlm align`."""
     cli.add_lazy(
         "adapters",
         "chatlm_lora.commands:adapters",
         "Add, check, train, merge and export LoRA adapters.",
     )
+    cli.add_lazy("align", "chatlm_lora.alignment.commands:align", "Train an adapter on your votes.")
 
 
 @hookimpl

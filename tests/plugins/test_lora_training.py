@@ -95,7 +95,7 @@ def test_it_gets_better_and_plain_peft_loads_it(
     assert (made.cost["ended"], made.cost["steps"]) == ("after all epochs", 18)
     assert made.source["sha256"] == dataset.read_dataset(data, seed=0, held_out_share=0.5).sha256
     assert (made.source["train"], made.source["held_out"], made.licence) == (24, 8, "CC0")
-    assert len(made.answers) == recipe_module.SAMPLE_ANSWERS
+    assert len(made.answers) == dataset.SAMPLE_ANSWERS
     assert watcher.steps == list(range(19))
     assert len(watcher.seen[-1].train_losses) == 18
 
