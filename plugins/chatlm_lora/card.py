@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +76,7 @@ class AdapterCard:
     answers: tuple[SampleAnswer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries used."""
-    curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+    curves: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     """Loss and measures on the held-out examples by name: steps and values."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,7 +119,9 @@ class AdapterCard:
             cost=values.get("cost", {}),
             answers=tuple(map(SampleAnswer.from_dict, values.get("answers", ()))),
             versions=values.get("versions", {}),
-            curves=values.get("curves", {}),
+            curves={
+                name: tuple(map(tuple, points)) for name, points in values.get("curves", {}).items()
+            },
         )
 
 

@@ -235,7 +235,10 @@ class _TrainingProcess:
                 SampleAnswer(chat[-2].text, chat[-1].text, old, new) for chat, old, new in answers
             ),
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
-            curves={"loss": progress.eval_losses, **progress.measures},
+            curves={
+                name: tuple(points)
+                for name, points in {"loss": progress.eval_losses, **progress.measures}.items()
+            },
         )
 
     def _load_peft_model(self) -> Any:

@@ -14,7 +14,18 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from chatlm import ChatEncoder, Message, ModelLocation, UsageError, load_pretrained
+from chatlm import (
+    ChatEncoder,
+    ContextPolicy,
+    Conversation,
+    Message,
+    ModelLocation,
+    Reply,
+    StopReason,
+    Turn,
+    UsageError,
+    load_pretrained,
+)
 from chatlm.plugin_kit.training import (
     ProgressListener,
     TrainingProgress,
@@ -29,7 +40,6 @@ from chatlm_lora.alignment import commands
 from chatlm_lora.alignment.encoding import (
     EncodedPairs,
     PairCollator,
-    PreferenceData,
     add_base_logprobs,
     reply_logprobs,
 )
@@ -43,6 +53,8 @@ from chatlm_lora.alignment.objectives import (
     pair_losses,
 )
 from chatlm_lora.alignment.pairs import PreferencePair, read_pairs, rows_of_file, rows_of_votes
+from chatlm_lora.alignment.preference_data import PreferenceData
+from chatlm_lora.alignment.versions import version_rows
 from chatlm_lora.checkpoints import ALIGNMENT_RUNS
 from chatlm_lora.dataset import IGNORE_INDEX
 from chatlm_lora.library import ADAPTERS
@@ -59,6 +71,13 @@ RECIPE = Recipe(
     evals_per_epoch=2,
     dropout=0.0,
 )
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model never ends an answer by itself."""
+    monkeypatch.setattr("chatlm_lora.alignment.evaluation.MAX_ANSWER_TOKENS", 8)
+    monkeypatch.setattr("chatlm_lora.effect.MAX_ANSWER_TOKENS", 8)
 
 
 def rows(count: int = 32) -> list[dict[str, Any]]:
@@ -127,7 +146,7 @@ def add_votes(count: int, verdict: Verdict = Verdict.LEFT, judge: str = "human")
 
 
 def logprobs(total: float, base: float, tokens: int) -> ReplyLogprobs:
-    return ReplyLogprobs(torch.tensor([total]), torch.tensor([base]), torch.tensor([tokens]))
+    return ReplyLogprobs(*(torch.tensor([float(value)]) for value in (total, base, tokens)))
 
 
 def sigmoid(value: float) -> float:
@@ -272,9 +291,7 @@ def test_each_method_learns_to_prefer_the_chosen_replies(
     assert set(made.curves) == {"loss", "accuracy", "margin", "KL", "answer_tokens"}
     folder = ADAPTERS.get("mine").path
     assert card.read_card(folder) == dataclasses.replace(
-        made,
-        settings={**made.settings, "targets": ["all-linear"]},
-        curves={name: [list(point) for point in points] for name, points in made.curves.items()},
+        made, settings={**made.settings, "targets": ["all-linear"]}
     )
     assert "accuracy" in describe_progress(watcher.last)
     drawn = render_progress(watcher.last, 80).plain.splitlines()
@@ -284,20 +301,29 @@ def test_each_method_learns_to_prefer_the_chosen_replies(
 def test_ctrl_c_keeps_a_checkpoint_and_the_same_training_continues(
     home: Path, base: ModelLocation
 ) -> None:
-    whole = train_adapter(job(base, name="whole"), ProgressListener(), runs=ALIGNMENT_RUNS)
+    watcher = Watcher(press_after=3)
     with pytest.raises(TrainingStopped, match="after step 4 of 6") as told:
-        train_adapter(job(base), Watcher(press_after=3), runs=ALIGNMENT_RUNS)
+        train_adapter(job(base), watcher, runs=ALIGNMENT_RUNS)
     assert "chatlm align train mine --finish" in told.value.hint
+    first = {name: list(points) for name, points in watcher.last.measures.items()}
+    assert [step for step, _ in first["margin"]] == [1, 2, 3, 4]
     made = train_adapter(job(base), ProgressListener(), runs=ALIGNMENT_RUNS)
-    assert whole is not None
     assert made is not None
     assert (made.cost["steps"], made.cost["from_step"]) == (6, 4)
-    for name in ("held_out_loss_after", "margin", "KL"):
-        assert made.scores[name] == pytest.approx(whole.scores[name], rel=1e-3)
-    for name, points in whole.curves.items():
-        flat = [number for point in points for number in point]
-        again = [number for point in made.curves[name] for number in point]
-        assert again == pytest.approx(flat, rel=1e-3, abs=1e-6), name
+    assert made.scores["accuracy"] >= 0.9
+    for name, points in first.items():
+        assert list(made.curves[name][:4]) == points  # the curve has its beginning
+        assert [step for step, _ in made.curves[name]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_finish_makes_an_adapter_of_the_best_checkpoint(home: Path, base: ModelLocation) -> None:
+    with pytest.raises(TrainingStopped):
+        train_adapter(job(base), Watcher(press_after=2), runs=ALIGNMENT_RUNS)
+    made = train_adapter(job(base), ProgressListener(), runs=ALIGNMENT_RUNS, finish=True)
+    assert made is not None
+    assert (made.cost["ended"], made.cost["steps"]) == ("stopped by the user", 3)
+    assert made.scores["margin"] > 0
+    assert not ALIGNMENT_RUNS.has("mine")
 
 
 def test_pairs_are_settled_and_split_by_prompt() -> None:
@@ -354,6 +380,32 @@ def test_a_row_that_is_not_a_pair_is_named(tmp_path: Path, row: dict[str, Any], 
     path.write_text("\n".join(map(json.dumps, [*rows(2), row])))
     with pytest.raises(UsageError, match=rf"pairs.jsonl, line 3: it .*{wrong}"):
         read_pairs(rows_of_file(path), seed=0, held_out_share=0.2)
+
+
+def test_versions_become_pairs(home: Path, base: ModelLocation) -> None:
+    def version(number: int, text: str, reason: StopReason = StopReason.END) -> Reply:
+        return Reply(number, number, text, reason)
+
+    first = Turn(
+        1,
+        0,
+        Message("user", "Hi"),
+        (version(1, "Hello"), version(2, "Go away"), version(3, "Hel", StopReason.CANCELLED)),
+        active_reply_id=1,
+    )
+    second = Turn(2, 1, Message("user", "And?"), (version(4, "no"), version(5, "yes")))
+    last = Turn(3, 2, Message("user", "Bye"), (version(6, "a"), version(7, "b")))
+    found = list(version_rows(Conversation(0, system="Be kind.", turns=(first, second, last))))
+    assert [row["chosen"][0]["content"] for row in found] == ["Hello", "yes"]
+    assert [row["rejected"][0]["content"] for row in found] == ["Go away", "no"]
+    texts = [[message["content"] for message in row["prompt"]] for row in found]
+    assert texts == [["Be kind.", "Hi"], ["Be kind.", "Hi", "Hello", "And?"]]
+    dropped = dataclasses.replace(first, context_policy=ContextPolicy.DROPPED)
+    left = list(version_rows(Conversation(0, turns=(dropped, second, last))))
+    assert [len(row["prompt"]) for row in left] == [1, 1]
+    assert json.loads(succeed("pairs", "--data", "versions", "--json"))["pairs"] == 0
+    refused = refusal("train", "mine", "--data", "versions", "-m", base.name)
+    assert refused.message == "The versions give 0 different pairs; 25 more are needed to train."
 
 
 def test_how_many_are_enough() -> None:

@@ -273,7 +273,7 @@ def test_nan_losses_are_an_error(
     home: Path, base: ModelLocation, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, float("nan")])
-    monkeypatch.setattr("chatlm_lora.trainer.evaluate_loss", lambda *given: next(losses))
+    monkeypatch.setattr("chatlm_lora.dataset.evaluate_loss", lambda *given: next(losses))
     with pytest.raises(ChatlmError, match="NaN or infinite"):
         train_adapter(
             order(base, data, dataclasses.replace(RECIPE, epochs=0.2)), ProgressListener()

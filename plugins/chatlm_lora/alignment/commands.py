@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import UsageError, dump_json, escape_controls
+from chatlm import UsageError, data_dir, dump_json, escape_controls
 from chatlm.plugin_kit.options import json_option
 from chatlm_lora.alignment.enough import PairCount, share_interval
 from chatlm_lora.options import command_line, model_option, recipe_options
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from chatlm_lora.card import AdapterCard
     from chatlm_lora.dataset import TrainingData
     from chatlm_lora.recipe import Recipe, TrainingJob
+
+SOURCES = ("votes", "versions")
+"""What `--data` takes besides a file."""
 
 METHODS = ("sft", "dpo", "ipo", "kto", "orpo")
 
@@ -35,9 +38,9 @@ DEFAULTS: Mapping[str, Any] = {
 _data_option = click.option(
     "--data",
     default="votes",
-    metavar="votes|FILE",
-    help="The arena's votes, or a file of JSON lines with prompt, chosen and rejected. "
-    "Default: votes",
+    metavar="votes|versions|FILE",
+    help="The arena's votes; the versions of replies in your chats, of which you went on with one; "
+    "or a file of JSON lines with prompt, chosen and rejected. Default: votes",
 )
 _judge_option = click.option(
     "--judge",
@@ -138,7 +141,6 @@ def train(
 
     Example: chatlm align train mine --method dpo
     """
-    from chatlm_lora.alignment.votes import read_votes
     from chatlm_lora.checkpoints import ALIGNMENT_RUNS as RUNS
     from chatlm_lora.library import ADAPTERS
 
@@ -149,16 +151,18 @@ def train(
         options = RUNS.options(name)
     else:
         given = {key: value for key, value in settings.items() if value not in (None, (), False)}
-        path = None if data == "votes" else Path(data).expanduser().absolute()
+        path = None if data in SOURCES else Path(data).expanduser().absolute()
         options = given | {
             "data": str(path or data),
             "command": command_line(context, "align train", name, path.name if path else data),
         }
         if path is None:
-            earlier = {} if restart else _stopped_options(name)
+            earlier = RUNS.options(name) if RUNS.has(name) and not restart else {}
             same = {key: value for key, value in earlier.items() if key not in ("rows", "model")}
             goes_on = same == {key: value for key, value in options.items() if key != "model"}
-            options["rows"] = earlier["rows"] if goes_on else list(read_votes(settings["judge"]))
+            options["rows"] = (
+                earlier["rows"] if goes_on else list(_read_source(data, settings["judge"]))
+            )
     job = _alignment_job(name, options)
     options["model"] = job.base.name  # the default may be another one when it continues
 
@@ -201,29 +205,26 @@ def describe_result(card: AdapterCard) -> str:
 
 
 def _read_rows(data: str, judge: str) -> PairRows:
-    from chatlm_lora.alignment.pairs import VOTES, rows_of_file, rows_of_votes
-    from chatlm_lora.alignment.votes import read_votes
+    from chatlm_lora.alignment.pairs import rows_of_file, rows_of_votes
 
-    if data == VOTES:
-        return rows_of_votes(read_votes(judge))
+    if data in SOURCES:
+        return rows_of_votes(_read_source(data, judge), data)
     return rows_of_file(Path(data).expanduser())
 
 
-def _stopped_options(name: str) -> dict[str, Any]:
-    """Return the options of a run of this name that was stopped; empty without one."""
-    from chatlm_lora.checkpoints import ALIGNMENT_RUNS
+def _read_source(data: str, judge: str) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of the votes or the versions."""
+    from chatlm_lora.alignment.versions import read_versions
+    from chatlm_lora.alignment.votes import read_votes
 
-    try:
-        return ALIGNMENT_RUNS.options(name)
-    except UsageError:
-        return {}
+    return read_votes(judge) if data == "votes" else read_versions(data_dir() / "chats.db")
 
 
 def _alignment_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
     """Return the job for options of the command line, given or of a run that was stopped."""
-    from chatlm_lora.alignment.encoding import PreferenceData
     from chatlm_lora.alignment.objectives import DEFAULT_BETA, Objective
     from chatlm_lora.alignment.pairs import read_pairs, rows_of_file, rows_of_votes
+    from chatlm_lora.alignment.preference_data import PreferenceData
 
     if "method" not in options:
         raise UsageError(
@@ -239,7 +240,11 @@ def _alignment_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
 
     def read(recipe: Recipe) -> TrainingData:
         rows = options.get("rows")
-        source = rows_of_file(Path(options["data"])) if rows is None else rows_of_votes(rows)
+        source = (
+            rows_of_file(Path(options["data"]))
+            if rows is None
+            else rows_of_votes(rows, options["data"])
+        )
         found = read_pairs(
             source,
             seed=recipe.seed,

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from chatlm import ChatEncoder, UsageError
-from chatlm_lora.alignment.objectives import Objective
-from chatlm_lora.alignment.pairs import PairDataset, PreferencePair
+from chatlm_lora.alignment.pairs import PreferencePair
 from chatlm_lora.dataset import (
     IGNORE_INDEX,
-    SAMPLE_ANSWERS,
     ChatExample,
     Collator,
     EncodedExample,
-    Evaluation,
 )
 from chatlm_lora.peft_utils import training_dtypes
-
-if TYPE_CHECKING:
-    from transformers import Trainer
 
 SIDES = ("chosen", "rejected", "mismatched")
 """The replies of a pair; `mismatched` replies to another prompt, where the method needs it."""
@@ -127,20 +120,20 @@ class PairCollator:
 
         `mismatched` has the same of the mismatched chats, where the pairs have them.
         """
-        batch = self._side_batch(items, self._sides)
+        batch = self.rows(items, self._sides)
+        batch["base"] = _base_values(items, self._sides)
         if "mismatched" in items[0]["chats"]:
-            batch["mismatched"] = self._side_batch(items, SIDES[2:])
+            others = self.rows(items, SIDES[2:])
+            batch["mismatched"] = others | {"base": _base_values(items, SIDES[2:])}
         return batch
 
-    def one_side(self, items: Sequence[PairItem], side: str) -> dict[str, Any]:
-        """Return the tensors of `Collator` for one side."""
-        return self._collator([item["chats"][side] for item in items])
+    def rows(self, items: Sequence[PairItem], sides: Sequence[str]) -> dict[str, Any]:
+        """Return the tensors of `Collator` for all chats of the first side, then of the next."""
+        return self._collator([item["chats"][side] for side in sides for item in items])
 
-    def _side_batch(self, items: Sequence[PairItem], sides: Sequence[str]) -> dict[str, Any]:
-        rows = [(item["chats"][side], item["base"][side]) for side in sides for item in items]
-        batch = self._collator([chat for chat, _ in rows])
-        batch["base"] = torch.tensor([base for _, base in rows])
-        return batch
+
+def _base_values(items: Sequence[PairItem], sides: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([item["base"][side] for side in sides for item in items])
 
 
 def precision(device: torch.device) -> torch.autocast:
@@ -195,7 +188,7 @@ def add_base_logprobs(
         model: a `PeftModel`; it is left in evaluation mode.
         pairs: get the result.
         collator: makes the batches.
-        batch_size: chats per batch.
+        batch_size: pairs per batch.
         report: called with the number of pairs done and that of all.
     """
     missing = [item for item in pairs.items if not item["base"]]
@@ -206,139 +199,12 @@ def add_base_logprobs(
         for start in range(0, len(missing), batch_size):
             report(start, len(missing))
             items = missing[start : start + batch_size]
-            found = {
-                side: reply_logprobs(
-                    model, to_device(collator.one_side(items, side), model.device)
-                )[0].tolist()
-                for side in items[0]["chats"]
-            }
-            for index, item in enumerate(items):
-                item["base"] = {side: values[index] for side, values in found.items()}
-
-
-class EncodedPreferences:
-    """Encoded pairs, the loss of a method on them and its evaluation.
-
-    Args:
-        data: the pairs.
-        objective: the method.
-        encoder: the model's encoder.
-        max_length: tokens of a chat; pairs with a longer one are left out.
-        batch_size: pairs per batch.
-
-    Raises:
-        UsageError: the method needs pairs of several prompts.
-    """
-
-    def __init__(
-        self,
-        data: PairDataset,
-        objective: Objective,
-        encoder: ChatEncoder,
-        max_length: int,
-        batch_size: int,
-    ) -> None:
-        self._objective, self._encoder, self._batch_size = objective, encoder, batch_size
-        needed = objective.needs_mismatched
-        self.train = EncodedPairs(data.train, encoder, max_length, mismatched=needed)
-        self.held_out = EncodedPairs(data.held_out, encoder, max_length, mismatched=needed)
-        self.held_out.sort_by_length()
-        by_prompt = {pair.prompt: (*pair.prompt, *pair.chosen[:1]) for pair in data.held_out}
-        self.sample_examples = tuple(by_prompt.values())[:SAMPLE_ANSWERS]
-        self._collator = PairCollator(encoder.eos_token_id)
-
-    @property
-    def train_count(self) -> int:
-        """Number of pairs to train on."""
-        return len(self.train)
-
-    @property
-    def held_out_count(self) -> int:
-        """Number of pairs held out."""
-        return len(self.held_out)
-
-    @property
-    def too_long(self) -> int:
-        """Number of pairs left out because of their length."""
-        return self.train.too_long + self.held_out.too_long
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens of both chats of the pairs to train on."""
-        return self.train.total_tokens
-
-    def prepare(self, model: Any, report: Callable[[str], None]) -> None:
-        """Compute the base's log-likelihoods of the replies to train on."""
-
-        def report_count(done: int, total: int) -> None:
-            report(f"reading the pairs with the base, {done} of {total}")
-
-        add_base_logprobs(model, self.train, self._collator, self._batch_size, report_count)
-
-    def build_trainer(self, **arguments: Any) -> Trainer:
-        """Return a Trainer of the method's loss."""
-        from chatlm_lora.alignment.preference_trainer import PreferenceTrainer
-
-        chosen_only = self._objective.method == "sft"
-        return PreferenceTrainer(
-            objective=self._objective,
-            measure=lambda model: self.evaluate(model, self._batch_size),
-            train_dataset=self.train,
-            eval_dataset=self.held_out,
-            data_collator=PairCollator(self._encoder.eos_token_id, chosen_only=chosen_only),
-            **arguments,
-        )
-
-    def evaluate(self, model: Any, batch_size: int) -> Evaluation:
-        """Return loss, reward accuracy, margin, KL and answer length on the held-out pairs."""
-        from chatlm_lora.alignment.evaluation import evaluate_preferences
-
-        add_base_logprobs(
-            model, self.held_out, self._collator, batch_size, lambda done, total: None
-        )
-        prompts = [self._encoder.encode_prompt(chat[:-1]) for chat in self.sample_examples]
-        return evaluate_preferences(
-            model,
-            self.held_out,
-            self._objective,
-            self._collator,
-            batch_size,
-            prompts,
-            self._encoder.eos_token_id,
-        )
-
-
-@dataclass(frozen=True)
-class PreferenceData:
-    """Pairs of which an adapter learns to prefer the chosen replies."""
-
-    pairs: PairDataset
-    objective: Objective
-
-    def plan(self) -> dict[str, Any]:
-        """Return everything that determines the result, as JSON values."""
-        first = self.pairs.train[0]
-        return {
-            "data": self.pairs.sha256,
-            "examples": [len(self.pairs.train), len(self.pairs.held_out)],
-            "first": [message.text for message in (*first.prompt, *first.chosen)],
-            "objective": self.objective.to_dict(),
-        }
-
-    def source(self) -> dict[str, Any]:
-        """Return the pairs' origin and what was left out, for the card."""
-        return {
-            "data": self.pairs.name,
-            "sha256": self.pairs.sha256,
-            "repeated": self.pairs.repeated,
-            "contradictory": self.pairs.contradictory,
-            "with_images": self.pairs.with_images,
-        }
-
-    def settings(self) -> dict[str, Any]:
-        """Return the method and its β, for the card."""
-        return self.objective.to_dict()
-
-    def encode(self, encoder: ChatEncoder, max_length: int, batch_size: int) -> EncodedPreferences:
-        """Encode the pairs; those with a chat of more than `max_length` tokens are left out."""
-        return EncodedPreferences(self.pairs, self.objective, encoder, max_length, batch_size)
+            # the rows of an evaluation, since rounding depends on a batch's shape
+            for sides in (SIDES[:2], SIDES[2:]):
+                if sides[0] not in items[0]["chats"]:
+                    continue
+                batch = to_device(collator.rows(items, sides), model.device)
+                values = iter(reply_logprobs(model, batch)[0].tolist())
+                for side in sides:
+                    for item in items:
+                        item["base"][side] = next(values)

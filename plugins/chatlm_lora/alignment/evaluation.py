@@ -62,7 +62,7 @@ def evaluate_preferences(
             gains = chosen.ratio(mean=False) - rejected.ratio(mean=False)
             right += float((gains > 0).sum() + (gains == 0).sum() / 2)
             margin += float(gains.sum())
-            chosen_batch = to_device(collator.one_side(items, "chosen"), model.device)
+            chosen_batch = to_device(collator.rows(items, ("chosen",)), model.device)
             gone, count = _divergence(model, chosen_batch)
             divergence += gone
             tokens += count

@@ -88,7 +88,7 @@ def pair_losses(
     objective: Objective,
     chosen: ReplyLogprobs,
     rejected: ReplyLogprobs,
-    mismatched: ReplyLogprobs | None,
+    mismatched: ReplyLogprobs | None = None,
 ) -> torch.Tensor:
     """Return the loss of each pair, of shape (pairs,).
 

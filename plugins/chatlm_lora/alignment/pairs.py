@@ -23,8 +23,14 @@ from chatlm_lora.dataset import (
     require_text,
 )
 
-VOTES = "votes"
-"""Stands for the arena's votes where a file of pairs may be named."""
+VOTES, VERSIONS = "votes", "versions"
+"""Stand for the arena's votes, and versions of replies in chats, where a file may be named."""
+
+_HINTS = {
+    VOTES: "Vote: chatlm arena, or /arena in a chat.",
+    VERSIONS: "Regenerate replies (Ctrl-R), choose the version you prefer and chat on.",
+}
+"""How to get more pairs."""
 
 FORMAT_HELP = (
     "A row has prompt, chosen and rejected: texts, or lists of messages, as `chatlm arena export "
@@ -48,7 +54,7 @@ class PairDataset:
     """The pairs of the votes or of a file, split into train and held-out."""
 
     name: str
-    """The file's name, or `VOTES`."""
+    """The file's name, `VOTES` or `VERSIONS`."""
     sha256: str
     train: tuple[PreferencePair, ...]
     held_out: tuple[PreferencePair, ...]
@@ -86,11 +92,16 @@ def rows_of_file(path: Path) -> PairRows:
     return PairRows(path.name, hashlib.sha256(raw).hexdigest(), tuple(parse_rows(path, raw)))
 
 
-def rows_of_votes(rows: Sequence[Mapping[str, Any]]) -> PairRows:
-    """Return rows of the service `preferences`."""
+def rows_of_votes(rows: Sequence[Mapping[str, Any]], name: str = VOTES) -> PairRows:
+    """Return rows of the service `preferences`, or of versions.
+
+    Args:
+        rows: the rows.
+        name: `VOTES` or `VERSIONS`.
+    """
     text = json.dumps(rows, sort_keys=True, ensure_ascii=False)
-    located = tuple((f"vote {number}", row) for number, row in enumerate(rows, 1))
-    return PairRows(VOTES, hashlib.sha256(text.encode()).hexdigest(), located)
+    located = tuple((f"{name[:-1]} {number}", row) for number, row in enumerate(rows, 1))
+    return PairRows(name, hashlib.sha256(text.encode()).hexdigest(), located)
 
 
 def read_pairs(
@@ -99,7 +110,7 @@ def read_pairs(
     """Read rows as pairs, and split them by their prompts.
 
     Args:
-        source: the rows; those of votes may have images and are left out then.
+        source: the rows; those of votes and versions may have images and are left out then.
         seed: decides which prompts are held out.
         held_out_share: share of the pairs to hold out, above 0 and below 1.
         system_prompt: system prompt for pairs without one.
@@ -127,7 +138,7 @@ def _parse_rows(source: PairRows, system_prompt: str) -> tuple[list[PreferencePa
     found: list[PreferencePair] = []
     with_images = 0
     for location, row in source.rows:
-        if source.name == VOTES and _has_images(row):
+        if source.name in _HINTS and _has_images(row):
             with_images += 1
         else:
             found.append(_parse_pair(row, location, system_prompt))
@@ -168,7 +179,7 @@ def explain_count(found: Mapping[str, int], count: PairCount) -> str:
         + (f"; left out: {', '.join(left_out)}." if left_out else ".")
     ]
     if count.missing:
-        lines.append(f"{count.missing:,} more are needed to train: vote in the arena.")
+        lines.append(f"{count.missing:,} more are needed to train.")
     elif count.missing_for_verdict:
         lines.append(
             f"Enough to train. With about {count.missing_for_verdict:,} more, the held-out pairs "
@@ -187,12 +198,12 @@ def check_enough(count: PairCount, name: str) -> None:
     """
     if not count.missing:
         return
-    where = "The votes give" if name == VOTES else f"{name} has"
+    where = f"The {name} give" if name in _HINTS else f"{name} has"
     noun = "pair" if count.pairs == 1 else "pairs"
     is_needed = "one more is" if count.missing == 1 else f"{count.missing:,} more are"
     raise UsageError(
         f"{where} {count.pairs:,} different {noun}; {is_needed} needed to train.",
-        hint="Vote: chatlm arena, or /arena in a chat." if name == VOTES else FORMAT_HELP,
+        hint=_HINTS.get(name, FORMAT_HELP),
     )
 
 
