@@ -117,7 +117,7 @@ class AlignmentScreen(PickerCard):
             case "stop":
                 return running
             case "finish":
-                return not running and background.is_unfinished(self._name)
+                return not running and background.is_unfinished(self._adapter_name)
             case "use":
                 return training is not None and training.state is TrainingState.DONE
         return True
@@ -180,13 +180,13 @@ class AlignmentScreen(PickerCard):
         return self._trainings.current
 
     @property
-    def _name(self) -> str:
+    def _adapter_name(self) -> str:
         """Name of the adapter that the highlighted method would make."""
         return background.adapter_name(self.highlighted or self.selected)
 
     def _start(self, words: Sequence[str]) -> None:
         self.show_error(None)
-        self._trainings.start(self._name, words)
+        self._trainings.start(self._adapter_name, words)
         self._show_progress()
 
     @work(thread=True, exit_on_error=False)
@@ -220,10 +220,10 @@ class AlignmentScreen(PickerCard):
 
     def _progress_content(self, training: BackgroundTraining | None) -> Content:
         if training is None:
-            if background.is_unfinished(self._name):
-                text = f"The training of {self._name} was stopped; Enter continues it."
+            if background.is_unfinished(self._adapter_name):
+                text = f"The training of {self._adapter_name} was stopped; Enter continues it."
                 return Content.styled(text, "$text-warning")
-            return Content.styled(f"Enter trains the adapter {self._name}.", MUTED_STYLE)
+            return Content.styled(f"Enter trains the adapter {self._adapter_name}.", MUTED_STYLE)
         if training.state is TrainingState.DONE:
             return _result_content(AdapterCard.from_dict(training.card))
         titles = {
