@@ -174,7 +174,7 @@ class KVCache:
         self.length = 0
         """Tokens in the cache."""
         self.prompt: list[int] = []
-        """The first of them, which were read in blocks without an adapter, as far as is known."""
+        """The first of them, which were read in blocks, as far as is known."""
         self.recurrent = RecurrentState(config.state_shapes, device)
         """The states of the layers without attention."""
 
