@@ -107,6 +107,7 @@ def test_it_gets_better_and_plain_peft_loads_it(
     assert {t.dtype for t in load_file(folder / WEIGHTS_FILE).values()} == {torch.bfloat16}
     plain = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(plain, str(folder))
+    assert isinstance(wanted.dataset, dataset.ChatDataset)
     held_out = EncodedChats(wanted.dataset.held_out, ChatEncoder(base), 1024)
     mixed = fast_dtype("cpu") == "bfloat16"  # as in the training, or the rounding differs
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
