@@ -14,6 +14,7 @@ from chatlm_lab.demo_command import demo
 from chatlm_lab.options import data_option, model_names, name_argument, perplexity_line
 from chatlm_lab.tokenizer_command import tokenizer
 from chatlm_lab.train_command import train
+from chatlm_lab.vector_commands import vectors
 
 if TYPE_CHECKING:
     from chatlm_lab.evaluation import Evaluation
@@ -31,6 +32,7 @@ lab.add_command(tokenizer)
 lab.add_command(train)
 lab.add_command(curve)
 lab.add_command(demo)
+lab.add_command(vectors)
 
 
 @lab.command("list")

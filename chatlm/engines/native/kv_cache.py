@@ -26,8 +26,11 @@ KVFormat = Literal["auto", "int8"]
 """Number format of a KV cache: the dtype of the computation, or codes of 8 bits with a bfloat16
 scale per `GROUP` values, about half of 16 bits."""
 
-CAPACITY_STEP = 512
-"""The capacity grows by at least this many tokens."""
+ROOM = 64
+"""Tokens for which there is room at least after the capacity has grown."""
+
+_GPU_ROOM = 512
+"""The same on a GPU, where a graph is captured anew after each growth."""
 
 _GROWTH = 8
 """It grows by at least this part, so that little is copied in all; by not much more, since huge
@@ -184,12 +187,12 @@ class KVCache:
         return self.buffer.capacity
 
     def reserve(self, tokens: int) -> None:
-        """Grow to a capacity of at least `tokens`."""
+        """Grow to a capacity of at least `tokens`, and some more."""
         capacity = self.buffer.capacity
         if tokens <= capacity:
             return
-        capacity = max(tokens, capacity + max(CAPACITY_STEP, capacity // _GROWTH))
-        larger = self._allocate(capacity)
+        room = ROOM if self.device.type == "cpu" else _GPU_ROOM
+        larger = self._allocate(max(tokens + room, capacity + capacity // _GROWTH))
         old = list(reversed(self.buffer.layers))
         self.buffer = larger
         for mine in larger.layers:

@@ -20,7 +20,7 @@ from chatlm.engines.native.forward import (
     run_to_end,
 )
 from chatlm.engines.native.hidden_states import HiddenStates
-from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
+from chatlm.engines.native.kv_cache import KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.moe import MoeConfig
@@ -28,6 +28,9 @@ from chatlm.engines.native.prompt_blocks import PromptBlocks
 from chatlm.engines.native.rope import RopeTables
 from chatlm.engines.native.weights import ComputedWeights, MatMul
 from chatlm.engines.torch_threads import single_torch_thread
+
+_STEP = 512
+"""Tokens that are read again at once, and for which RoPE tables have room when they are made."""
 
 
 class TokenDecoder(Protocol):
@@ -182,7 +185,7 @@ class NativeModel:
     def ropes(self, positions: int) -> RopeTables:
         """Return the RoPE tables of at least `positions` positions."""
         if positions > self._ropes.positions:
-            self._ropes = RopeTables(self.config.ropes, positions + CAPACITY_STEP, self.device)
+            self._ropes = RopeTables(self.config.ropes, positions + _STEP, self.device)
         return self._ropes
 
 
@@ -270,8 +273,8 @@ class NativeCache:
         self._is_long = True
         with torch.inference_mode():
             ropes = model.ropes(length)
-            for start in range(0, len(self._ids), CAPACITY_STEP):
-                block = self._ids[start : start + CAPACITY_STEP]
+            for start in range(0, len(self._ids), _STEP):
+                block = self._ids[start : start + _STEP]
                 prefill(
                     model.config, self._weights, self._kv_cache, block, ropes, length,
                     model.decoder.prompt_attention,
@@ -284,6 +287,10 @@ class NativeCache:
             self._cross(1)
             rows.append(self._model.decode([self], [[token]]))
         return torch.cat(rows)
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many tokens."""
+        self._kv_cache.reserve(tokens)
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """Add a block of a prompt; return the last logits."""
@@ -369,7 +376,7 @@ class NativeCache:
         state: Mapping[str, Tensor],
     ) -> None:
         """Fill the empty cache."""
-        self._kv_cache.reserve(len(ids) + CAPACITY_STEP)  # the chat goes on
+        self._kv_cache.reserve(len(ids))
         for (start, end), block in zip(pairwise([0, *ends]), blocks, strict=True):
             self._kv_cache.write(start, end, block)
         self._kv_cache.length = len(ids)
