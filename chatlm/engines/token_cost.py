@@ -1,4 +1,9 @@
-"""What a new token of a model takes, and how many a second that makes on this machine."""
+"""What a new token of a model takes, and how many a second that makes on this machine.
+
+The seconds of a token are those of its products, by the rate at which the kernel multiplies weights
+of their formats, of each layer's other work, and of sampling. Large models are thus limited by the
+memory, and small ones by the processor; `python -m benchmarks.fit` shows the constants.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +18,18 @@ from chatlm.hub.catalogue import CatalogueEntry
 _PACKED = {"auto": "Q8_0", "int8": "Q8_0", "int4": "Q4_1", "bf16": "BF16", "stored": "BF16"}
 """The kernel's formats for weights in safetensors, by the setting `weights`."""
 
+_SHARE_OF_RATE = 0.8
+"""Part of what the kernel reaches with one large matrix that it reaches with a model's many."""
+
+_LAYERS_OF_PROBE = 4.0
+"""What a layer takes beside its products, in the small layers that `measure_kernel` times: it has
+more heads, and threads finish its products less evenly."""
+
 _SHARE_OF_BANDWIDTH = 0.81
 """Part of the measured bandwidth that decoding reaches without a measured kernel."""
 
 _LAYER_SECONDS = {"native": 40e-6, "transformers": 600e-6}
 """What a layer takes beside reading its weights without a measured kernel, by what runs it."""
-
-_TOKEN_SECONDS = 0.0
-"""What a token takes beside the kernel; `python -m benchmarks.fit` shows it."""
 
 _VOCABULARY_SECONDS = 1e-9
 """What sampling takes for each token of the vocabulary."""
@@ -110,12 +119,13 @@ def speed_of(cost: TokenCost, device: str, measured: MachineSpeed | None = None)
         measured: of the device; None for what is stored.
     """
     speed = measured or machine_speed("cuda:0" if device == "auto" else device)
-    seconds = cost.vocabulary * _VOCABULARY_SECONDS + _TOKEN_SECONDS
     kernel = speed.kernel
     if kernel is None or device != "cpu" or cost.engine == "transformers":
         layer_seconds = _LAYER_SECONDS.get(cost.engine, _LAYER_SECONDS["native"])
-        seconds += cost.bytes / (speed.bandwidth * _SHARE_OF_BANDWIDTH)
+        reading = cost.bytes / (speed.bandwidth * _SHARE_OF_BANDWIDTH)
     else:
-        layer_seconds = kernel.layer_seconds
-        seconds += sum(size / kernel.rate(name) for name, size in cost.weights.items())
-    return 1 / (seconds + cost.layers * layer_seconds)
+        layer_seconds = _LAYERS_OF_PROBE * kernel.layer_seconds
+        products = sum(size / kernel.rate(name) for name, size in cost.weights.items())
+        reading = products / _SHARE_OF_RATE
+    sampling = cost.vocabulary * _VOCABULARY_SECONDS
+    return 1 / (reading + cost.layers * layer_seconds + sampling)
