@@ -11,6 +11,10 @@ The count-based part follows the book's notebook: lower-case words and periods, 
 the tokens held out, n = 5, no token for unknown words. Its back-off is not normalised, so what its
 probabilities sum to is printed beside it. The other models have normalised probabilities over all
 words of the text, those of the held-out part included.
+
+With `--steps N` networks are trained on each text, too, all with the book's sizes, one BPE
+vocabulary, one split and N steps: the Elman RNN, the decoder and others of `--architectures`, and
+a small GPT in nanoGPT's manner that shares no code with them.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lab_autocomplete import report, type_messages
+from benchmarks.lab_networks import measure_networks, report_networks
 from chatlm_lab.corpus import read_texts
 from chatlm_lab.counts import NgramCounts, count_ngrams
 from chatlm_lab.smoothing import BackOff, KneserNey, Laplace, Smoothing, mean_sum
@@ -165,15 +170,24 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with texts, see above")
+    parser.add_argument("--steps", type=int, default=0, help="train networks for so many steps")
+    parser.add_argument(
+        "--architectures", nargs="+", default=["rnn", "decoder"], help="which networks to train"
+    )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args()
-    found: dict[str, Any] = {"texts": [], "rows": []}
+    found: dict[str, Any] = {"texts": [], "rows": [], "networks": []}
     for name, text in find_texts(options.data):
         rows, facts = measure(name, text)
         found["texts"].append(facts)
         found["rows"] += [asdict(row) for row in rows]
         if not options.json:
             report_counts(rows, facts)
+        if options.steps:
+            networks = measure_networks(name, text, HELD_OUT, options.steps, options.architectures)
+            found["networks"] += [asdict(row) for row in networks]
+            if not options.json:
+                report_networks(networks)
     messages = options.data / "messages.jsonl"
     if messages.is_file():
         texts = read_texts([messages])

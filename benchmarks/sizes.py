@@ -40,6 +40,7 @@ from benchmarks.sizes_run import (
     chatlm_command,
     imported,
     measured_bandwidth,
+    memory_to_use,
     peer_command,
     random_file,
     read_once,
@@ -116,6 +117,7 @@ def measure(file: ModelFile, options: argparse.Namespace, pythons: dict[str, str
         "context": -(-(LONG + options.tokens + 1) // 256) * 256,
         "threads": options.threads,
         "prompts": str(options.cache / "prompts.json"),
+        "memory": memory_to_use(file.bytes),
     }
     mine = {**task, "file": str(file.path), "settings": dict(options.set)}
     with ExitStack() as stack:

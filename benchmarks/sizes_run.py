@@ -157,6 +157,12 @@ def available_memory() -> int:
     raise OSError("/proc/meminfo has no MemAvailable")
 
 
+def memory_to_use(file_bytes: int) -> int:
+    """Return the bytes that are used once before a program opens a file, see `use_memory`."""
+    needed = int(1.1 * file_bytes) + (512 << 20)
+    return max(0, min(needed, available_memory() - 2 * FREE_BYTES))
+
+
 def read_once(path: Path) -> None:
     """Bring a file, or the files of a folder, into the page cache."""
     for file in [path] if path.is_file() else sorted(path.rglob("*")):

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from chatlm.engines.stopping import StopStringFilter
     from chatlm.engines.tokenizer import load_tokenizer
     from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
+    from chatlm.engines.training_checkpoint import TrainingCheckpoint
     from chatlm.errors import (
         ChatlmError,
         ContentFiltered,
@@ -78,7 +79,7 @@ if TYPE_CHECKING:
     )
     from chatlm.plugin_host.lifecycle import service
     from chatlm.plugin_host.settings import load_plugin_settings, save_setting
-    from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
+    from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
     from chatlm.plugin_kit.artifacts import Artifact, Artifacts
     from chatlm.plugin_kit.progress import graceful_interrupt
     from chatlm.plugin_kit.screens import PluginCard
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
         ToolCall,
         ToolResult,
     )
+    from chatlm.types.progress import ProgressReporter
     from chatlm.types.projects import Project
     from chatlm.types.replies import Reply, ReplyStep, StopReason, StreamedPart, Usage
     from chatlm.types.requests import (
@@ -153,6 +155,7 @@ if TYPE_CHECKING:
         Classifier,
         ConnectedServers,
         Documents,
+        FolderIndexer,
         Judge,
         Ratings,
         TextEmbedder,
@@ -224,6 +227,7 @@ _MODULE_OF = {
     "File": "chatlm.types.parts",
     "FileRecord": "chatlm.hub.checksums",
     "Finished": "chatlm.types.events",
+    "FolderIndexer": "chatlm.types.services",
     "GgufModel": "chatlm.types.runtimes",
     "GgufRuntime": "chatlm.types.runtimes",
     "Grammar": "chatlm.types.schemas",
@@ -261,7 +265,7 @@ _MODULE_OF = {
     "PluginScreen": "chatlm.plugin_host.ui_api",
     "Prefill": "chatlm.types.events",
     "PreparedImage": "chatlm.types.parts",
-    "ProgressReporter": "chatlm.plugin_host.ui_api",
+    "ProgressReporter": "chatlm.types.progress",
     "Project": "chatlm.types.projects",
     "Prompt": "chatlm.types.requests",
     "PromptReady": "chatlm.types.events",
@@ -310,6 +314,7 @@ _MODULE_OF = {
     "ToolResult": "chatlm.types.parts",
     "ToolServers": "chatlm.types.services",
     "ToolSettings": "chatlm.types.tool_rules",
+    "TrainingCheckpoint": "chatlm.engines.training_checkpoint",
     "Turn": "chatlm.types.conversations",
     "Ui": "chatlm.plugin_host.ui_api",
     "Unsupported": "chatlm.engines.model",
@@ -411,6 +416,7 @@ __all__ = [
     "File",
     "FileRecord",
     "Finished",
+    "FolderIndexer",
     "GgufModel",
     "GgufRuntime",
     "Grammar",
@@ -497,6 +503,7 @@ __all__ = [
     "ToolResult",
     "ToolServers",
     "ToolSettings",
+    "TrainingCheckpoint",
     "Turn",
     "Ui",
     "Unsupported",

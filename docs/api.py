@@ -36,6 +36,7 @@ GROUPS = {
         "chatlm.engines.stopping",
         "chatlm.engines.tokenizer",
         "chatlm.engines.training_api",
+        "chatlm.engines.training_checkpoint",
     ),
     "Plugins, commands and the screen": (
         "chatlm.plugin_host.hookspecs",
@@ -56,7 +57,16 @@ GROUPS = {
 
 OTHER = "Errors, files, text and settings"
 
-KIT_MODULES = ("options", "chat_state", "progress", "training", "artifacts", "screens")
+KIT_MODULES = (
+    "options",
+    "chat_state",
+    "progress",
+    "training",
+    "training_runs",
+    "artifacts",
+    "cards",
+    "screens",
+)
 
 HEADER = """\
 # API reference

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,13 @@ def split_fragment(raw_path: str) -> tuple[str, str]:
     return (match["path"], match["fragment"]) if match else (raw_path, "")
 
 
-def read_attached(path: Path, name: str, fragment: str, read_file: FileReader) -> Attached:
+def read_attached(
+    path: Path,
+    name: str,
+    fragment: str,
+    read_file: FileReader,
+    folder_fits: Callable[[str], bool] = lambda text: True,
+) -> Attached:
     """Read a file or folder that is attached.
 
     Args:
@@ -64,8 +70,10 @@ def read_attached(path: Path, name: str, fragment: str, read_file: FileReader) -
         name: how the user named it, without the fragment.
         fragment: as `split_fragment` returns it.
         read_file: reads the text of other files than images.
+        folder_fits: whether a message can take the text of a folder.
 
     Raises:
+        FolderTooLarge: it is a folder with too much text for a message.
         UsageError: it cannot be read.
     """
     shown = one_line(name, MAX_NAME_WIDTH)
@@ -81,4 +89,4 @@ def read_attached(path: Path, name: str, fragment: str, read_file: FileReader) -
         return Attached((format_block(title, found.text),))
     if path.is_file() and is_image_file(path):
         return Attached(images=(read_image_file(path, path.name),))
-    return Attached(tuple(read_blocks(path, name, read_file)))
+    return Attached(tuple(read_blocks(path, name, read_file, folder_fits)))

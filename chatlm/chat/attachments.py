@@ -38,6 +38,21 @@ FileVersion = tuple[Path, int, int]
 """Path, modification time in nanoseconds and size of a file."""
 
 
+class FolderTooLarge(UsageError):
+    """A folder has more text than a message can take; see `chatlm.FolderIndexer`.
+
+    Args:
+        message: what is too much.
+        folder: the folder.
+        name: how the user named it.
+    """
+
+    def __init__(self, message: str, folder: Path, name: str) -> None:
+        hint = f"Attach a part of it, or build an index of it: /rag build {name}"
+        super().__init__(message, hint)
+        self.folder = folder
+
+
 class AttachmentReader:
     """Reads attached files, in any thread; a file that is being read is not read twice.
 
@@ -131,7 +146,12 @@ def read_text_file(path: Path, name: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_blocks(path: Path, name: str, read_file: FileReader) -> list[str]:
+def read_blocks(
+    path: Path,
+    name: str,
+    read_file: FileReader,
+    folder_fits: Callable[[str], bool] = lambda text: True,
+) -> list[str]:
     """Return a file as a message shows it, or each file of a folder; see `format_block`.
 
     Hidden files are left out. Those of a folder that have no text are named in a last block.
@@ -140,10 +160,12 @@ def read_blocks(path: Path, name: str, read_file: FileReader) -> list[str]:
         path: a file or folder.
         name: how the user named it.
         read_file: reads a file.
+        folder_fits: whether a message can take the text of a folder.
 
     Raises:
-        UsageError: the file cannot be read; the folder has no text, more than
-            `MAX_FOLDER_FILES` files, or more than `MAX_FILE_BYTES` of text.
+        FolderTooLarge: the folder has more than `MAX_FOLDER_FILES` files, more than
+            `MAX_FILE_BYTES` of text, or does not fit.
+        UsageError: the file cannot be read; the folder has no text.
     """
     if not path.is_dir():
         return [format_block(name, read_file(path, name))]
@@ -158,13 +180,13 @@ def read_blocks(path: Path, name: str, read_file: FileReader) -> list[str]:
             continue
         size += len(text.encode("utf-8", "replace"))
         if size > MAX_FILE_BYTES:
-            raise UsageError(
-                f"{shown} has more than {MAX_FILE_BYTES // 1_000_000} MB of text",
-                hint=f"Attach a part of it, or build an index of it: /rag build {shown}",
-            )
+            message = f"{shown} has more than {MAX_FILE_BYTES // 1_000_000} MB of text"
+            raise FolderTooLarge(message, path, shown)
         blocks.append(format_block(inner, text))
     if not blocks:
         raise UsageError(f"{shown} has no files with text", hint="Name another folder.")
+    if not folder_fits("\n\n".join(blocks)):
+        raise FolderTooLarge(f"{shown} does not fit the model's context", path, shown)
     if left_out:
         blocks.append(f"Files of {shown} without text, left out: {', '.join(left_out)}")
     return blocks
@@ -178,10 +200,7 @@ def _files_below(folder: Path, name: str) -> list[Path]:
         paths = (Path(parent, each) for each in sorted(files) if not each.startswith("."))
         found += [path for path in paths if not path.is_symlink()]
         if len(found) > MAX_FOLDER_FILES:
-            raise UsageError(
-                f"{name} has more than {MAX_FOLDER_FILES} files",
-                hint=f"Attach a part of it, or build an index of it: /rag build {name}",
-            )
+            raise FolderTooLarge(f"{name} has more than {MAX_FOLDER_FILES} files", folder, name)
     return found
 
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
-from chatlm.chat.attachments import AttachmentReader
+from chatlm.chat.attached import Attached
 from chatlm.chat.output_schema import read_grammar, read_schema
-from chatlm.chat.resources import Resources
 from chatlm.chat.templates import ChatStart, render_chat_start
-from chatlm.chat.web_images import fetch_image, is_web_address, named_hosts
+from chatlm.chat.web_images import named_hosts
 from chatlm.cli.answer_printer import AnswerPrinter, print_answer
+from chatlm.cli.ask_files import read_files
 from chatlm.cli.ask_options import AskCommand, command_words, setup_from_options
 from chatlm.cli.completers import complete_chat, complete_model, complete_template
 from chatlm.cli.options import apply_plugin_options, plugin_options
@@ -365,7 +364,9 @@ def ask(
                 command=command_words(context),
             )
             return
-        attached = _read_attachments(files, plugins, named_hosts(settings))
+        attached, indexed = read_files(
+            files, plugins, named_hosts(settings), may_index=chat_id is None
+        )
         typed = "\n\n".join(filter(None, (typed, *attached.blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         attached += _read_template_images(opening, plugins, named_hosts(settings))
@@ -383,12 +384,14 @@ def ask(
                 ),
                 adapter="" if adapter == "off" else (adapter or setup.adapter or None),
                 logprobs=logprobs,
-                plugin_data={**opening.plugin_data, **setup.plugin_data},
+                plugin_data={**opening.plugin_data, **indexed, **setup.plugin_data},
                 conversation_id=chat_id,
                 label_seconds=LABEL_SECONDS,
                 source="ask",
                 tools=tool_options,
-                chat_tools=ChatTools().with_offers(opening.rendered.tools),
+                chat_tools=ChatTools().with_offers(
+                    opening.rendered.tools, were_on=tool_options.is_on(ChatTools())
+                ),
             )
             _require_plugins_in_use(session, settings)
             if dry_run:
@@ -408,30 +411,6 @@ def ask(
                         _forget_unanswered(session)
 
 
-def _read_attachments(
-    files: Sequence[str], plugins: PluginHost, web_hosts: Sequence[str]
-) -> Attached:
-    """Return the texts and images of files, folders, addresses and resources.
-
-    Raises:
-        UsageError: one cannot be read.
-    """
-    read_file = AttachmentReader(plugins)
-    resources = Resources.of_plugins(plugins) if files else Resources()
-    found = []
-    for name in files:
-        mention = name.removeprefix("@")
-        if resources.includes(mention) and not Path(name).exists():
-            found.append(Attached((resources.read_block(mention),)))
-            continue
-        if is_web_address(mention) and not Path(name).exists():
-            found.append(Attached(images=(fetch_image(mention, web_hosts),)))
-            continue
-        path, fragment = (name, "") if Path(name).exists() else split_fragment(name)
-        found.append(read_attached(Path(path), str(Path(path)), fragment, read_file))
-    return join_attached(found)
-
-
 def _read_template_images(
     opening: ChatStart, plugins: PluginHost, web_hosts: Sequence[str]
 ) -> Attached:
@@ -440,7 +419,7 @@ def _read_template_images(
     Raises:
         UsageError: one is no image, or cannot be read.
     """
-    found = _read_attachments(opening.rendered.images, plugins, web_hosts)
+    found, _ = read_files(opening.rendered.images, plugins, web_hosts)
     if found.blocks:
         raise UsageError(
             "A variable of the template takes an image, and was given a text",

@@ -13,6 +13,8 @@ import click
 from chatlm.chat.word_diff import DiffSegment, diff_words
 from chatlm.cli.chats import format_title, open_to_read
 from chatlm.cli.completers import complete_chat
+from chatlm.config import config
+from chatlm.errors import UsageError
 from chatlm.store import export
 from chatlm.store.export import display_title
 from chatlm.store.queries import ChatListEntry, TrashEntry
@@ -144,8 +146,18 @@ def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 @click.option(
     "--calls", is_flag=True, help="Search calls of tools and their results, and nothing else."
 )
+@click.option(
+    "--meaning", is_flag=True, help="Search messages and replies by meaning instead of words."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def search(words: tuple[str, ...], limit: int, reasoning: bool, calls: bool, as_json: bool) -> None:
+def search(
+    words: tuple[str, ...],
+    limit: int,
+    reasoning: bool,
+    calls: bool,
+    meaning: bool,
+    as_json: bool,
+) -> None:
     """Search titles, messages, replies and calls of tools for all of the given words.
 
     The last word may be a prefix. Case and accents are ignored. NAME:VALUE finds messages with a
@@ -154,15 +166,48 @@ def search(words: tuple[str, ...], limit: int, reasoning: bool, calls: bool, as_
     Example: chatlm chats search capital of fra
     """
     query = " ".join(words)
+    if meaning:
+        if reasoning or calls:
+            raise UsageError("--meaning searches messages and replies, not reasoning or calls.")
+        _show_hits(_search_by_meaning(query, limit), f"similar to: {query}", as_json)
+        return
     with open_to_read() as store:
         chosen: dict[SearchedPart, bool] = {"reasoning": reasoning, "tools": calls}
         parts = [part for part, is_chosen in chosen.items() if is_chosen] or ["text", "tools"]
         hits = [hit for part in parts for hit in store.search(query, limit, part=part)][:limit]
+    _show_hits(hits, f"with all of: {query}", as_json)
+
+
+def _search_by_meaning(query: str, limit: int) -> list[ChatSearchHit]:
+    from chatlm.chat.meaning_search import find_embedder, search_by_meaning
+    from chatlm.plugin_host.lifecycle import loaded_plugins
+    from chatlm.plugin_kit.progress import progress_bar
+
+    with loaded_plugins(config.load()) as plugins, open_to_read() as store:
+        embedder = find_embedder(plugins)
+        with progress_bar() as bar:
+            return search_by_meaning(
+                store,
+                embedder,
+                query,
+                limit,
+                progress=lambda done, total: bar.update(done, total, "reading new messages"),
+            )
+
+
+def _show_hits(hits: Sequence[ChatSearchHit], wanted: str, as_json: bool) -> None:
+    """Print what was found.
+
+    Args:
+        hits: the hits.
+        wanted: what was looked for, behind `Nothing found`.
+        as_json: print JSON.
+    """
     if as_json:
         click.echo(dump_json([hit.to_dict() for hit in hits]))
         return
     if not hits:
-        click.echo(f"Nothing found with all of: {one_line(query, 200)}", err=True)
+        click.echo(f"Nothing found {one_line(wanted, 200)}", err=True)
     shown = None
     for hit in hits:
         if hit.conversation_id != shown:

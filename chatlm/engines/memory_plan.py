@@ -20,7 +20,7 @@ from chatlm.engines.kv_layout import MAX_STATES, KVLayout, read_kv_layout
 from chatlm.engines.machine_memory import available_memory, own_memory
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.architectures.registry import read_config as read_native_config
-from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVFormat, kv_row_format
+from chatlm.engines.native.kv_cache import ROOM, KVFormat, kv_row_format
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.architecture import read_config
 from chatlm.hub.disk import human_bytes
@@ -298,7 +298,7 @@ def plan_memory(
     drafts = plan_model(FolderFacts(draft_model), placement, "native", kv_cache=kv_cache)
     if drafts is None:
         return plan
-    text = MAX_TEXT + FIRST_TOKENS + CAPACITY_STEP
+    text = MAX_TEXT + FIRST_TOKENS + ROOM
     return dataclasses.replace(plan, draft_model=drafts.weights + drafts.kv_bytes(text))
 
 

@@ -58,6 +58,15 @@ class PausingCache(Protocol):
 
 
 @runtime_checkable
+class GrowingCache(Protocol):
+    """A `SequenceCache` whose memory grows, at the cost of a copy."""
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many tokens in all, such as a prompt that is read in blocks."""
+        ...
+
+
+@runtime_checkable
 class SavableCache(SequenceCache, Protocol):
     """A KV cache that can be kept on disk, see `chatlm.engines.saved_caches`."""
 

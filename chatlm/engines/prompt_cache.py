@@ -16,6 +16,7 @@ from chatlm.engines.image_ids import find_images
 from chatlm.engines.model import (
     ANY_BLOCKS,
     BlockRules,
+    GrowingCache,
     LanguageModel,
     Model,
     PausingCache,
@@ -208,6 +209,8 @@ class CachedPrompt:
         return self._prefill(prompt, self._plan_block_ends(prompt))
 
     def _prefill(self, prompt: Sequence[int], planned: Sequence[int]) -> Iterator[int | None]:
+        if isinstance(self.cache, GrowingCache):
+            self.cache.reserve(len(prompt))
         for end in planned[len(self._block_ends) :]:
             self._logits = yield from self._prefill_block(prompt[len(self.ids) : end])
             self._block_ends.append(end)

@@ -1,7 +1,8 @@
 """Keep the KV caches of long chats on disk, so that a chat that is opened again is not read again.
 
 A chat has a folder. In it is a file for each block of tokens that a longer prompt shares, and for a
-model with windows or recurrent layers one more with what they had at the end of the last block.
+model with windows or recurrent layers one or two more with what they had at the end of the last
+block, and of the last one that every longer prompt shares.
 Files only appear whole, so writing can be cut off at any moment. Each names what it was computed
 from and by (see `SavedCaches`) and has a checksum; one that does not fit is removed, never used.
 The chats used least recently are removed where all of them take more than the limit.
@@ -20,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import torch
@@ -89,16 +90,19 @@ class SavedCaches:
         if not isinstance(fresh, SavableCache):
             return False
         ends = best.shared_ends(prompt)
-        ends = ends[: self._count_files(folder, ends, fresh.has_state)]
-        if not ends or ends[-1] <= best.count_shared(prompt):
-            return False
+        ends = ends[: _count_files(folder, ends)]
+        shared = best.count_shared(prompt)
         origins = self._origins(prompt, ends, adapter)
         state: Mapping[str, Tensor] = {}
         if fresh.has_state:
-            found = self._read(_state_file(folder, ends[-1]), _STATE + origins[-1])
-            if found is None:
-                return False
-            state = found
+            while ends and ends[-1] > shared:
+                found = self._read(_state_file(folder, ends[-1]), _STATE + origins[-1])
+                if found is not None:
+                    state = found
+                    break
+                del ends[-1], origins[-1]
+        if not ends or ends[-1] <= shared:
+            return False
         blocks = []
         for (start, end), origin in zip(pairwise([0, *ends]), origins, strict=True):
             block = self._read(_block_file(folder, start, end), origin)
@@ -106,9 +110,7 @@ class SavedCaches:
                 break
             blocks.append(block)
         read = ends[: len(blocks)]
-        if not read or (fresh.has_state and len(read) < len(ends)):
-            return False
-        if read[-1] <= best.count_shared(prompt):
+        if not read or (fresh.has_state and len(read) < len(ends)) or read[-1] <= shared:
             return False
         ids = prompt[: read[-1]]
         fresh.restore(ids, read, blocks, state)
@@ -130,15 +132,18 @@ class SavedCaches:
         kept = cached.cache
         if not isinstance(kept, SavableCache):
             return
-        for large in (False, True):
-            ends = cached.read_ends(large=large)
-            if not ends or ends[-1] < MIN_TOKENS:
-                return
-            state = kept.read_state(ends[-1]) if kept.has_state else {}
-            # it is written anew for each end; a large one only for those that last
-            if state is not None and (large or _count_bytes(state) <= MAX_STATE_BYTES):
-                break
-        else:
+        ends = cached.read_ends(large=False)
+        states: dict[int, Mapping[str, Tensor]] = {}
+        if kept.has_state:
+            lasting = cached.read_ends(large=True)
+            # one for a longer prompt that has a large block where this one ends in small ones
+            for end in dict.fromkeys((*lasting[-1:], *ends[-1:])):
+                state = kept.read_state(end)
+                # a large one is not written anew for each end, only for those that last
+                if state and (end in lasting or _count_bytes(state) <= MAX_STATE_BYTES):
+                    states[end] = state
+            ends = [end for end in ends if end <= max(states, default=0)]
+        if not ends or ends[-1] < MIN_TOKENS:
             return
         origins = self._origins(cached.ids, ends, adapter)
         try:
@@ -150,14 +155,14 @@ class SavedCaches:
                     self._write(path, origin, kept.read_block(start, end))
                     yield end
             _remove_moved(folder, ends)
-            if state:
-                path, origin = _state_file(folder, ends[-1]), _STATE + origins[-1]
+            for end, state in states.items():
+                path, origin = _state_file(folder, end), _STATE + origins[ends.index(end)]
                 if not self._is_written(path, origin):
                     self._write(path, origin, state)
-                    yield ends[-1]
-                for other in folder.glob(_STATE + "*"):
-                    if other != path:
-                        other.unlink(missing_ok=True)
+                    yield end
+            for path in folder.glob(_STATE + "*"):
+                if path not in {_state_file(folder, end) for end in states}:
+                    path.unlink(missing_ok=True)
             _touch(folder)
         except OSError as error:  # a full disk, a folder that cannot be written or was deleted
             log.info("the KV cache of a chat is not kept in %s: %s", folder, error)
@@ -170,18 +175,6 @@ class SavedCaches:
             digest.update(struct.pack(f"<QQ{end - start}I", start, end, *ids[start:end]))
             found.append(digest.hexdigest())
         return found
-
-    def _count_files(self, folder: Path, ends: Sequence[int], has_state: bool) -> int:
-        """Count the blocks that can be read, as far as the names of files say."""
-        count = 0
-        for start, end in pairwise([0, *ends]):
-            if not _block_file(folder, start, end).exists():
-                break
-            count += 1
-        if has_state:
-            while count and not _state_file(folder, ends[count - 1]).exists():
-                count -= 1
-        return count
 
     def _is_written(self, path: Path, origin: str) -> bool:
         if self._written.get(path) == origin and path.exists():
@@ -295,6 +288,12 @@ def _own_code() -> str:
         if path.suffix in (".py", ".c", ".h"):
             digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _count_files(folder: Path, ends: Sequence[int]) -> int:
+    """Count the blocks that can be read, as far as the names of files say."""
+    blocks = pairwise([0, *ends])
+    return sum(1 for _ in takewhile(lambda block: _block_file(folder, *block).exists(), blocks))
 
 
 def _chat_folders(root: Path) -> list[Path]:

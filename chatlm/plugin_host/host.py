@@ -302,7 +302,12 @@ class PluginHost(HookCaller):
         return settings.settings_class(self._manager.get_plugin(name))
 
     def service(self, name: str) -> Any:
-        """Return a service by name, from the first plugin that offers it; None if none does.
+        """Return a service by name, see `service_of`; None if no plugin offers it."""
+        return self.service_of(name)[1]
+
+    def service_of(self, name: str) -> tuple[str, Any]:
+        """Return a service by name behind the name of its plugin, the first that offers it; an
+        empty name and None if none does.
 
         The plugins are asked once; a service of a plugin that was dropped since is not returned.
         """
@@ -312,7 +317,7 @@ class PluginHost(HookCaller):
                 services.setdefault(offered, (plugin, service))
             self._services = services
         plugin, service = self._services.get(name, ("", None))
-        return None if self.is_dropped(plugin) else service
+        return ("", None) if self.is_dropped(plugin) else (plugin, service)
 
     def is_dropped(self, name: str) -> bool:
         """Return whether the plugin is no longer called."""

@@ -13,26 +13,9 @@ from chatlm.types.conversations import Conversation, Turn
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Passage
 from chatlm.types.parts import PreparedImage
+from chatlm.types.progress import ProgressReporter
 from chatlm.types.sampling import Sampling
 from chatlm.types.setups import SideChats
-
-
-class ProgressReporter(Protocol):
-    """The progress of a long operation of a plugin."""
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the user cancelled it; check between steps."""
-        ...
-
-    def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """Show the progress.
-
-        Args:
-            done: completed steps.
-            total: all steps; None if unknown.
-            note: the current activity, in a few words.
-        """
 
 
 class Ui(Protocol):
@@ -110,7 +93,7 @@ class Ui(Protocol):
         Args:
             system: the system prompt.
             sampling: the chat's own sampling settings.
-            tools: names of tools and groups to offer in the chat, too.
+            tools: names of tools and groups to offer in the chat: alone where it had no tools.
         """
 
     def new_chat(
@@ -131,7 +114,7 @@ class Ui(Protocol):
             state: the plugin's data of the chat.
             model: switch to this model, like `/model`; empty for the current one.
             message: sent at once; empty for none.
-            tools: names of tools and groups to offer in it, too.
+            tools: names of tools and groups to offer in it: alone unless tools are on in all chats.
         """
 
     def open_screen(self, name: str, argument: str = "") -> None:

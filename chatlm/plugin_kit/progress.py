@@ -15,8 +15,8 @@ import click
 
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.jobs import ProgressCallback, Stage
-from chatlm.plugin_host.ui_api import ProgressReporter
 from chatlm.text import one_line
+from chatlm.types.progress import ProgressReporter
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

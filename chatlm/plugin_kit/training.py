@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 CHART_LINES = 8
 """Height of the loss curve."""
+
+SAMPLE_CHARACTERS = 300
+"""Characters of a sample that are shown."""
+
+LOSS_WINDOW = 50
+"""Steps over which `EvaluatedProgress` averages the training loss; that of one step is noisy."""
 
 LossPoint = tuple[int, float]
 """A step and its loss."""
@@ -54,6 +62,8 @@ class TrainingProgress:
     """Held-out accuracy at the last evaluation, 0 to 1; None if it was not measured."""
     activity: str = ""
     """What is being done other than training steps."""
+    sample: str = ""
+    """What the model generates so far, shown below the curve; empty without one."""
     start_step: int = 0
     """The step that this process started after; above 0 when a run is resumed."""
     _started_at: float | None = None
@@ -84,6 +94,100 @@ class TrainingProgress:
         if self._started_at is None or not done:
             return None
         return (time.monotonic() - self._started_at) / done * (self.total_steps - self.step)
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Loss on the held-out data at one step, and accuracy where it was measured."""
+
+    step: int
+    loss: float
+    accuracy: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for JSON."""
+        accuracy = {} if self.accuracy is None else {"accuracy": self.accuracy}
+        return {"step": self.step, **accuracy, "loss": self.loss}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvalResult:
+        """Restore from `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the values are not valid.
+        """
+        accuracy = values.get("accuracy")
+        return cls(
+            int(values["step"]),
+            float(values["loss"]),
+            None if accuracy is None else float(accuracy),
+        )
+
+
+@dataclass
+class EvaluatedProgress(TrainingProgress):
+    """Progress of a run with evaluations, of which the lowest loss decides when to stop.
+
+    progress = EvaluatedProgress()
+    progress.add_step(loss=2.5, tokens=128)
+    if progress.add_eval(EvalResult(progress.step, loss=2.7)):
+        keep_weights()
+    """
+
+    eval_results: list[EvalResult] = field(default_factory=list)
+    end_reason: str = "after all epochs"
+    stopped: bool = False
+    """Whether the user stopped the run, which can be continued."""
+    _recent_losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
+
+    def add_step(self, loss: float, tokens: int) -> None:
+        """Record a training step."""
+        self.step += 1
+        self.tokens += tokens
+        self._recent_losses.append(loss)
+        self.train_losses.append((self.step, fmean(self._recent_losses)))
+
+    def add_eval(self, result: EvalResult) -> bool:
+        """Record an evaluation, and return whether it is the best so far."""
+        previous_best = self.best
+        self.eval_results.append(result)
+        self.eval_losses.append((result.step, result.loss))
+        self.accuracy = result.accuracy
+        return previous_best is None or result.loss < previous_best.loss
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint stores."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "train_losses": self.train_losses,
+            "eval_results": [result.to_dict() for result in self.eval_results],
+            "recent_losses": list(self._recent_losses),
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Restore from `to_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the values are not valid.
+        """
+        self.step = int(values["step"])
+        self.tokens = int(values["tokens"])
+        self.train_losses = [(int(step), float(loss)) for step, loss in values["train_losses"]]
+        for result in values["eval_results"]:
+            self.add_eval(EvalResult.from_dict(result))
+        self._recent_losses.extend(map(float, values["recent_losses"]))
+
+    @property
+    def best(self) -> EvalResult | None:
+        """The evaluation with the lowest loss, which is less noisy than accuracy on few texts."""
+        return min(self.eval_results, key=lambda result: result.loss, default=None)
+
+    @property
+    def evals_since_best(self) -> int:
+        """Evaluations after the best one."""
+        best = self.best
+        return len(self.eval_results) - 1 - self.eval_results.index(best) if best else 0
 
 
 class ProgressListener:
@@ -157,6 +261,7 @@ class _PlainLines(ProgressListener):
 
     def __init__(self) -> None:
         self._last: tuple[str, int, int] | None = None
+        self._sample = ""
 
     def update(self, progress: TrainingProgress) -> None:
         tenth = progress.step * 10 // progress.total_steps if progress.total_steps else 0
@@ -164,6 +269,9 @@ class _PlainLines(ProgressListener):
         if state != self._last:
             self._last = state
             click.echo(one_line(describe_progress(progress), 200), err=True)
+            if progress.sample != self._sample:
+                self._sample = progress.sample
+                click.echo(f"  {one_line(progress.sample, SAMPLE_CHARACTERS)}", err=True)
 
 
 def describe_progress(progress: TrainingProgress) -> str:
@@ -189,7 +297,7 @@ def describe_progress(progress: TrainingProgress) -> str:
 
 
 def render_progress(progress: TrainingProgress, width: int) -> Text:
-    """Draw the loss curve with its scale, and the progress as text below it.
+    """Draw the loss curve with its scale, and the progress and a sample as text below it.
 
     Args:
         progress: the progress to draw.
@@ -210,6 +318,8 @@ def render_progress(progress: TrainingProgress, width: int) -> Text:
             text.append(line)
             text.append("\n")
     text.append(one_line(describe_progress(progress), 200))
+    if progress.sample:
+        text.append(f"\n{one_line(progress.sample, SAMPLE_CHARACTERS)}", style="dim")
     return text
 
 

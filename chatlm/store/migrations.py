@@ -266,6 +266,27 @@ MIGRATIONS: Migrations = (
         # JSON, NULL for none
         "ALTER TABLE passage ADD COLUMN images TEXT",
     ),
+    (
+        # parts of messages, where reply_id is NULL, and of replies; vectors of 16-bit floats
+        """CREATE TABLE text_vector (
+            id INTEGER PRIMARY KEY,
+            turn_id INTEGER NOT NULL REFERENCES turn ON DELETE CASCADE,
+            reply_id INTEGER REFERENCES reply ON DELETE CASCADE,
+            embedder TEXT NOT NULL,
+            start INTEGER NOT NULL,
+            vector BLOB NOT NULL
+        )""",
+        "CREATE INDEX text_vector_of_turn ON text_vector (turn_id)",
+        "CREATE INDEX text_vector_of_reply ON text_vector (reply_id)",
+        """CREATE TRIGGER message_vector_outdated AFTER UPDATE OF content, typed ON turn
+        WHEN old.words <> new.words BEGIN
+            DELETE FROM text_vector WHERE turn_id = new.id AND reply_id IS NULL;
+        END""",
+        """CREATE TRIGGER reply_vector_outdated AFTER UPDATE OF text ON reply
+        WHEN old.text <> new.text BEGIN
+            DELETE FROM text_vector WHERE reply_id = new.id;
+        END""",
+    ),
 )
 
 

@@ -30,6 +30,7 @@ from chatlm.store.rows import (
     utf8_safe,
 )
 from chatlm.store.search import ChatSearchHit, SearchedPart, search
+from chatlm.store.vectors import TextVectors
 from chatlm.types.conversations import (
     ContextPolicy,
     Conversation,
@@ -69,6 +70,8 @@ class Store:
         """Whether the chats outlive the program."""
         self.first_id = first_id
         self._database = Database(path)
+        self.vectors = TextVectors(self._database)
+        """Vectors of the messages and replies, by which these are found by meaning."""
         self._blobs = Blobs(None if path is None else path.resolve().parent / "blobs")
         self._caches = None if path is None else path.resolve().parent / CACHES_FOLDER
         if first_id:

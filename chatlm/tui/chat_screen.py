@@ -14,6 +14,8 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widget import Widget
 
+from chatlm.chat.meaning_search import find_embedder, search_by_meaning
+from chatlm.store.search import ChatSearchHit
 from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
 from chatlm.tui.actions.images import ImageActions
@@ -38,6 +40,7 @@ from chatlm.tui.commands import CommandHandler
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.plugin_ui.commands import PluginActions
+from chatlm.tui.plugin_ui.folder_indexing import PluginFolderIndexing
 from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.registrations import Registrations
 from chatlm.tui.services import Services
@@ -105,6 +108,7 @@ class ChatScreen(Screen[None]):
             services.store,
             services.now,
             self.chat.edits.write_queue,
+            search_by_meaning=self._search_by_meaning,
             with_asked=services.config.list_ask_chats,
         )
         self._status_bar = StatusBar()
@@ -119,6 +123,7 @@ class ChatScreen(Screen[None]):
             self._status_bar,
             switch_model=self.settings_actions.do_model,
         )
+        self.chat.composer.index_folders_by(PluginFolderIndexing(self.plugin_actions))
         chat_actions = ChatActions(
             self.chat,
             self.chats_panel,
@@ -148,6 +153,17 @@ class ChatScreen(Screen[None]):
             yield self.chat.view
         yield self.download_line
         yield self._status_bar
+
+    def _search_by_meaning(
+        self, query: str, progress: Callable[[int, int], None], is_cancelled: Callable[[], bool]
+    ) -> list[ChatSearchHit]:
+        return search_by_meaning(
+            self._services.store,
+            find_embedder(self._services.plugins),
+            query,
+            progress=progress,
+            is_cancelled=is_cancelled,
+        )
 
     async def on_mount(self) -> None:
         """Open the first chat and watch for changes."""

@@ -84,6 +84,12 @@ class EngineLoader:
         with_text, without = (engine.count_tokens([Message("user", t)]) for t in (text, ""))
         return with_text - without
 
+    def fits_context(self, text: str) -> bool:
+        """Whether a text leaves a quarter of the context to question and reply; True while no
+        model is loaded."""
+        engine, tokens = self.engine, self.count_tokens(text)
+        return engine is None or tokens is None or tokens <= engine.info.context_length * 3 // 4
+
     def start(self, model: str) -> None:
         """Load a model in its own thread, in place of the current one.
 

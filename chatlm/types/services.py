@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from chatlm.errors import UsageError
 from chatlm.types.messages import Annotation, Passage
-from chatlm.types.setups import SideChat
+from chatlm.types.progress import ProgressReporter
+from chatlm.types.setups import Setup, SideChat
 from chatlm.types.tools import Tool
 
 T = TypeVar("T")
@@ -48,6 +49,14 @@ class Classifier(Protocol):
 class TextEmbedder(Protocol):
     """Maps texts to vectors, near each other for texts of similar meaning."""
 
+    def fingerprint(self) -> str:
+        """Return what tells its vectors from those of other models: they can be stored with it.
+
+        Raises:
+            ChatlmError: the embedding model is not on this machine.
+        """
+        ...
+
     def embed(self, texts: Sequence[str], progress: Callable[[int, int], None]) -> Any:
         """Return an array of float32 with shape (texts, dimensions), whose rows have length 1.
 
@@ -57,6 +66,25 @@ class TextEmbedder(Protocol):
 
         Raises:
             ChatlmError: the embedding model is not on this machine or cannot be loaded.
+        """
+        ...
+
+
+@runtime_checkable
+class FolderIndexer(Protocol):
+    """Makes a folder searchable that is too large to attach to a message."""
+
+    def index_folder(self, folder: Path, progress: ProgressReporter) -> Setup:
+        """Return what a chat needs to be answered from the folder's files, in `plugin_data`.
+
+        May take minutes; a folder that was indexed before is brought up to date.
+
+        Args:
+            folder: an existing folder.
+            progress: receives the progress; may cancel.
+
+        Raises:
+            ChatlmError: the folder has no text or cannot be indexed, or the user stopped it.
         """
         ...
 
@@ -152,6 +180,7 @@ SERVICES: Mapping[str, type] = {
     "judge": Judge,
     "ratings": Ratings,
     "embedder": TextEmbedder,
+    "folder_indexer": FolderIndexer,
     "tool_servers": ToolServers,
 }
 """The names of these services, each with its protocol. Plugins may offer others."""

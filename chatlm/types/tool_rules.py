@@ -228,11 +228,18 @@ class ChatTools:
             off=(*off, name) if offered is False else off,
         )
 
-    def with_offers(self, names: Iterable[str]) -> ChatTools:
-        """Return it with these tools and groups offered too, and tools on if there are any."""
+    def with_offers(self, names: Iterable[str], *, were_on: bool) -> ChatTools:
+        """Return it with these tools and groups offered, and tools on if there are any.
+
+        Args:
+            names: what is offered.
+            were_on: whether the chat had tools. If not, it gets no others than these.
+        """
         tools = self
         for name in names:
-            tools = dataclasses.replace(tools.with_offer(name, True), enabled=True)
+            off = tools.off if were_on else (*(each for each in tools.off if each != "*"), "*")
+            tools = dataclasses.replace(tools, enabled=True, off=off).with_offer(name, True)
+            were_on = True
         return tools
 
     def to_dict(self) -> dict[str, Any]:

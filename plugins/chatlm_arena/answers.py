@@ -220,7 +220,8 @@ class AnswerWriter:
             "prompt_hash": self._prompt_hash,
         }
         if self._steps:
-            last = ReplyStep((Text(self._text[self._step_start :]),), self._stop_reason)
+            rest = Text(self._text[self._step_start :])
+            last = ReplyStep((rest,), self._stop_reason, self._step_usage)
             provenance["steps"] = [step.to_dict() for step in (*self._steps, last)]
         return MatchReply(
             answer_request.seat.contestant.id,

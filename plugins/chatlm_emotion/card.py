@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import Artifacts, ChatlmError, dump_json, one_line, write_atomically
+from chatlm.plugin_kit import cards
+from chatlm.plugin_kit.training_runs import TrainingRuns
 from chatlm_emotion.recipe import METHODS, Method
 
 CARD_FILE, README_FILE, WEIGHTS_FILE, VOCABULARY_FILE = (
@@ -147,36 +149,23 @@ def read_card(folder: Path) -> ClassifierCard:
 
 def card_lines(card: ClassifierCard) -> list[str]:
     """Return the card as lines of a title and a value."""
-    rows: list[tuple[str, Any]] = [
-        ("Tells", card.attribute),
-        ("Labels", card.labels),
-        ("Method", card.method),
-        ("Base", card.base),
-        ("Made", card.created_at),
-        ("Command", card.command),
-        *((key.replace("_", " ").capitalize(), value) for key, value in card.source.items()),
-        ("Licence", card.licence),
-        ("Threshold", card.threshold),
-        ("Temperature", card.temperature),
-        ("Settings", card.settings),
-        ("Held out", card.scores),
-        ("Cost", card.cost),
-    ]
-    shown = [
-        (title, _format_value(value)) for title, value in rows if value not in ("", (), [], {})
-    ]
-    width = max(len(title) for title, _ in shown)
-    return [f"{one_line(title, 20):<{width}}  {one_line(text, 600)}" for title, text in shown]
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(
-            f"{key.replace('_', ' ')} {_format_value(each)}" for key, each in value.items()
-        )
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_format_value, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return cards.card_lines(
+        [
+            ("Tells", card.attribute),
+            ("Labels", card.labels),
+            ("Method", card.method),
+            ("Base", card.base),
+            ("Made", card.created_at),
+            ("Command", card.command),
+            *cards.table_rows(card.source),
+            ("Licence", card.licence),
+            ("Threshold", card.threshold),
+            ("Temperature", card.temperature),
+            ("Settings", card.settings),
+            ("Held out", card.scores),
+            ("Cost", card.cost),
+        ]
+    )
 
 
 def _readme(card: ClassifierCard) -> str:
@@ -185,6 +174,9 @@ def _readme(card: ClassifierCard) -> str:
 
 
 CLASSIFIERS = Artifacts("classifier", "chatlm emotion", Path(__file__).parent / "classifiers")
+
+RUNS = TrainingRuns(CLASSIFIERS, "chatlm emotion train")
+"""Trainings of classifiers that were stopped."""
 
 
 DEFAULT_CLASSIFIER = "mood"

@@ -104,8 +104,7 @@ def train(
     """
     from chatlm import expand_path
     from chatlm.plugin_kit.training import stop_on_interrupt, training_display
-    from chatlm_emotion.card import CLASSIFIERS
-    from chatlm_emotion.checkpoints import RUNS
+    from chatlm_emotion.card import CLASSIFIERS, RUNS
 
     CLASSIFIERS.new(name)
     if finish:

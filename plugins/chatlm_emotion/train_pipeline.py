@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chatlm import ModelLocation, UsageError, fingerprint_weights
-from chatlm.plugin_kit.training import ProgressListener
+from chatlm import ModelLocation, TrainingCheckpoint, UsageError, fingerprint_weights
+from chatlm.plugin_kit.training import EvaluatedProgress, ProgressListener
 from chatlm_emotion import baseline, card, examples, metrics
-from chatlm_emotion.card import CLASSIFIERS, ClassifierCard
-from chatlm_emotion.checkpoints import RUNS, Checkpoint
+from chatlm_emotion.card import CLASSIFIERS, RUNS, ClassifierCard
 from chatlm_emotion.classifier import Classifier, Scorer
 from chatlm_emotion.domain_shift import FITTED_TEXTS, DomainShift
 from chatlm_emotion.examples import LabelledDataset, LabelledExample
-from chatlm_emotion.progress import ClassifierProgress
 from chatlm_emotion.recipe import Recipe
 
 
@@ -90,14 +88,16 @@ def train_classifier(
     """
     CLASSIFIERS.new(job.name)
     with RUNS.open(job.name, job.plan(), options, restart=restart) as folder:
-        return _train_and_save(job, listener, should_stop, Checkpoint(folder), finish=finish)
+        return _train_and_save(
+            job, listener, should_stop, TrainingCheckpoint(folder), finish=finish
+        )
 
 
 def _train_and_save(
     job: TrainingJob,
     listener: ProgressListener,
     should_stop: Callable[[], bool],
-    checkpoint: Checkpoint,
+    checkpoint: TrainingCheckpoint,
     *,
     finish: bool,
 ) -> ClassifierCard:
@@ -203,9 +203,9 @@ def _require_examples(train_examples: list[LabelledExample], labels: tuple[str, 
 
 def _fit_baseline(
     job: TrainingJob, train_examples: list[LabelledExample], listener: ProgressListener
-) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
+) -> tuple[Scorer, Callable[..., None], EvaluatedProgress]:
     """Return the fitted scorer, a function that saves it, and the progress."""
-    progress = ClassifierProgress(activity="learning")
+    progress = EvaluatedProgress(activity="learning")
     listener.update(progress)
     model = baseline.fit_baseline(train_examples, job.dataset.labels, job.recipe)
     return model, model.save, progress
@@ -217,10 +217,10 @@ def _train_network(
     held_out: list[LabelledExample],
     listener: ProgressListener,
     should_stop: Callable[[], bool],
-    checkpoint: Checkpoint,
+    checkpoint: TrainingCheckpoint,
     *,
     finish: bool,
-) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
+) -> tuple[Scorer, Callable[..., None], EvaluatedProgress]:
     """Return the trained scorer, a function that saves it, and the progress."""
     from transformers import set_seed
 
@@ -230,7 +230,7 @@ def _train_network(
     from chatlm_emotion.training import NetworkScorer, fit_network, load_best
 
     recipe = job.recipe
-    listener.update(ClassifierProgress(activity="loading the model"))
+    listener.update(EvaluatedProgress(activity="loading the model"))
     if recipe.method == "generate":
         train_examples = [
             row for row in train_examples if row.label is not None
@@ -294,7 +294,7 @@ def _teacher_probabilities(
     if not job.teachers:
         return {}
     texts = [row.text for row in train_examples if row.text not in job.trusted_texts]
-    progress = ClassifierProgress(activity="texts read by the teachers")
+    progress = EvaluatedProgress(activity="texts read by the teachers")
     progress.start(0, len(texts) * len(job.teachers))
 
     def more(count: int) -> None:

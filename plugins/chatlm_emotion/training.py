@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
-from chatlm import fast_dtype
-from chatlm.plugin_kit.training import ProgressListener
-from chatlm_emotion.checkpoints import Checkpoint
+from chatlm import TrainingCheckpoint, fast_dtype
+from chatlm.plugin_kit.training import EvalResult, EvaluatedProgress, ProgressListener
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import EncoderNetwork, Network
-from chatlm_emotion.progress import ClassifierProgress, EvalResult
 from chatlm_emotion.recipe import Recipe
 
 SORT_POOL_BATCHES = 50
@@ -33,9 +31,9 @@ def fit_network(
     recipe: Recipe,
     listener: ProgressListener,
     should_stop: Callable[[], bool],
-    checkpoint: Checkpoint,
+    checkpoint: TrainingCheckpoint,
     teacher_probabilities: Mapping[str, NDArray[np.float64]] | None = None,
-) -> ClassifierProgress:
+) -> EvaluatedProgress:
     """Train a network, or continue from a checkpoint, and restore its best weights.
 
     A run that continues ends like one that was not stopped.
@@ -58,10 +56,10 @@ def fit_network(
     targets = _soft_targets(train_examples, network.labels, recipe, teacher_probabilities or {})
     per_epoch = math.ceil(len(train_examples) / recipe.batch_size)
     total_steps = per_epoch * recipe.epochs
-    progress = ClassifierProgress()
+    progress = EvaluatedProgress()
     learnt = network.trainable_parameters()
     optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.learning_rate, weight_decay=0.01)
-    best = checkpoint.load(learnt, optimizer, progress) or {}
+    best = checkpoint.load(learnt, optimizer, progress.restore) or {}
     schedule = get_cosine_schedule_with_warmup(
         optimizer, round(recipe.warmup_ratio * total_steps), total_steps
     )
@@ -92,7 +90,7 @@ def fit_network(
                 break
         progress.stopped = should_stop()
         if evaluates or progress.stopped:
-            checkpoint.save(learnt, best, optimizer, progress)
+            checkpoint.save(learnt, best, optimizer, progress.to_dict())
         if progress.stopped:
             break
     _restore_parameters(learnt, best)
@@ -100,8 +98,8 @@ def fit_network(
 
 
 def load_best(
-    network: Network, held_out: Sequence[LabelledExample], checkpoint: Checkpoint
-) -> ClassifierProgress | None:
+    network: Network, held_out: Sequence[LabelledExample], checkpoint: TrainingCheckpoint
+) -> EvaluatedProgress | None:
     """Load the best weights of a run that was stopped into the network.
 
     The newest weights may be better than those of the best evaluation, since Ctrl-C saves them
@@ -110,9 +108,9 @@ def load_best(
     Returns:
         The progress with all evaluations; None if there is no checkpoint.
     """
-    progress = ClassifierProgress(end_reason="stopped by the user")
+    progress = EvaluatedProgress(end_reason="stopped by the user")
     learnt = network.trainable_parameters()
-    best = checkpoint.load(learnt, None, progress)
+    best = checkpoint.load(learnt, None, progress.restore)
     if best is None:
         return None
     evaluated = bool(progress.eval_results) and progress.eval_results[-1].step == progress.step
@@ -187,14 +185,14 @@ def mixed_precision() -> Any:
 
 
 def _evaluate(
-    network: Network, held_out: Sequence[LabelledExample], progress: ClassifierProgress
+    network: Network, held_out: Sequence[LabelledExample], progress: EvaluatedProgress
 ) -> bool:
     """Evaluate on the held-out texts, and return whether the result is the best so far."""
     scores = predict_logits(network, [row.text for row in held_out])
     truth = [network.labels.index(row.label or "") for row in held_out]
     right = float((scores.argmax(1) == truth).mean())
     loss = float(torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(truth)))
-    return progress.add_eval(EvalResult(progress.step, right, loss))
+    return progress.add_eval(EvalResult(progress.step, loss, right))
 
 
 def _restore_parameters(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:

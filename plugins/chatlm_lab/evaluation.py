@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from chatlm import UsageError
-from chatlm_lab.smoothing import Smoothing, mean_sum
+from chatlm_lab.architectures import Predictor
 from chatlm_lab.tokenizer_kinds import UNKNOWN, TokenizerKind, encode_stream
 
 SUM_PLACES = 200
@@ -62,12 +62,12 @@ class Evaluation:
 
 
 def evaluate(
-    smoothing: Smoothing, tokenizer: Tokenizer, kind: TokenizerKind, texts: Sequence[str]
+    predictor: Predictor, tokenizer: Tokenizer, kind: TokenizerKind, texts: Sequence[str]
 ) -> Evaluation:
     """Measure how well a model predicts texts.
 
     Args:
-        smoothing: of the model's counts.
+        predictor: of the model.
         tokenizer: of the model.
         kind: of the tokenizer.
         texts: which it was not trained on.
@@ -78,7 +78,7 @@ def evaluate(
     if not any(texts):
         raise UsageError("There is no text to evaluate on.")
     ids = encode_stream(tokenizer, kind, texts)
-    found = smoothing.probabilities(ids)[1:]  # the first token only says that a text begins
+    found = predictor.log_probabilities(ids)[1:]  # the first token only says that a text begins
     unknown = tokenizer.token_to_id(UNKNOWN)
     places = np.linspace(1, len(ids) - 1, min(SUM_PLACES, len(ids) - 1)).astype(int)
     return Evaluation(
@@ -86,6 +86,6 @@ def evaluate(
         characters=sum(map(len, texts)),
         bytes=sum(len(text.encode()) for text in texts),
         unknown=0 if unknown is None else int(np.count_nonzero(ids == unknown)),
-        nats=float(-np.log(found).sum()),
-        mean_sum=mean_sum(smoothing, ids, places.tolist()),
+        nats=float(-found.sum()),
+        mean_sum=predictor.mean_sum(ids, places.tolist()),
     )

@@ -1,4 +1,4 @@
-"""Lab models on disk, each a folder with its card, and what they are made of."""
+"""Lab models on disk, each a folder with its card."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from chatlm import Artifact, Artifacts, ChatlmError, data_dir, dump_json, one_line, write_atomically
-from chatlm_lab.smoothing import SMOOTHINGS, SmoothingName
-from chatlm_lab.tokenizer_kinds import KINDS, TokenizerKind
+from chatlm.plugin_kit import cards
+from chatlm.plugin_kit.training_runs import TrainingRuns
 
-CARD_FILE, COUNTS_FILE = "card.json", "counts.safetensors"
-"""Files of a lab model beside those of its tokenizer."""
-
-Architecture = Literal["ngram"]
-
-ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+CARD_FILE = "card.json"
+"""File of a lab model beside those of its tokenizer and its architecture."""
 
 
 @dataclass(frozen=True)
@@ -26,33 +22,37 @@ class LabCard:
     """What a lab model is, what it was trained on, and how well it predicts held-out text."""
 
     name: str
-    architecture: Architecture
-    order: int
-    """Length of the longest n-grams."""
-    smoothing: SmoothingName
-    tokenizer: TokenizerKind
+    architecture: str
+    """Its name in `chatlm_lab.architectures`."""
+    description: str
+    """The model in a few words, such as `5-gram, Kneser–Ney, 4,096 tokens (bpe)`."""
+    tokenizer: str
+    """Its kind, see `chatlm_lab.tokenizer_kinds`."""
     vocabulary: int
+    settings: Mapping[str, Any]
+    """The recipe, as `LabRecipe.to_dict`."""
     created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     command: str = ""
     """The command line, with names of data files instead of paths."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """Files, texts, bytes and tokens, of training and held-out text."""
-    ngrams: tuple[int, ...] = ()
-    """Number of different n-grams of each length."""
+    size: Mapping[str, Any] = field(default_factory=dict)
+    """`ngrams` of each length, or `parameters`."""
     held_out: Mapping[str, Any] = field(default_factory=dict)
     """As `Evaluation.to_dict`; empty without validation."""
+    curve: Mapping[str, Any] = field(default_factory=dict)
+    """`train` and `held_out`, each a list of steps with losses in nats; empty if it was counted."""
     cost: Mapping[str, Any] = field(default_factory=dict)
     """Seconds of each step, and bytes on disk."""
     licence: str = ""
     """Licence of the data; empty if not stated."""
 
     def __post_init__(self) -> None:
+        texts = (self.name, self.architecture, self.description, self.tokenizer, self.licence)
+        tables = (self.settings, self.data, self.size, self.held_out, self.curve, self.cost)
         right = (
-            isinstance(self.name, str)
-            and self.architecture in ARCHITECTURES
-            and self.smoothing in SMOOTHINGS
-            and self.tokenizer in KINDS
-            and isinstance(self.order, int)
+            all(isinstance(text, str) for text in texts)
+            and all(isinstance(table, Mapping) for table in tables)
             and isinstance(self.vocabulary, int)
         )
         if not right:
@@ -63,50 +63,55 @@ class LabCard:
         return {
             "name": self.name,
             "architecture": self.architecture,
-            "order": self.order,
-            "smoothing": self.smoothing,
+            "description": self.description,
             "tokenizer": self.tokenizer,
             "vocabulary": self.vocabulary,
+            "settings": dict(self.settings),
             "created_at": self.created_at,
             "command": self.command,
             "data": dict(self.data),
-            "ngrams": list(self.ngrams),
+            "size": dict(self.size),
             "held_out": dict(self.held_out),
+            "curve": dict(self.curve),
             "cost": dict(self.cost),
             "licence": self.licence,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LabCard:
-        """Restore from `to_dict`.
+        """Restore from `to_dict`, or from the first form of a card, which had n-grams only.
 
         Raises:
             KeyError, TypeError, ValueError: the values are not valid.
         """
+        if "settings" not in values:
+            values = _from_first_form(values)
         return cls(
             name=values["name"],
             architecture=values["architecture"],
-            order=values["order"],
-            smoothing=values["smoothing"],
+            description=values["description"],
             tokenizer=values["tokenizer"],
             vocabulary=values["vocabulary"],
+            settings=values["settings"],
             created_at=values.get("created_at", ""),
             command=values.get("command", ""),
             data=values.get("data", {}),
-            ngrams=tuple(values.get("ngrams", ())),
+            size=values.get("size", {}),
             held_out=values.get("held_out", {}),
+            curve=values.get("curve", {}),
             cost=values.get("cost", {}),
             licence=values.get("licence", ""),
         )
 
-    @property
-    def description(self) -> str:
-        """The model in a few words, such as `5-gram, Kneser–Ney, 4,096 tokens (bpe)`."""
-        smoothing = {"kneser-ney": "Kneser–Ney", "backoff": "back-off", "laplace": "Laplace"}
-        return (
-            f"{self.order}-gram, {smoothing[self.smoothing]}, "
-            f"{self.vocabulary:,} tokens ({self.tokenizer})"
-        )
+
+def _from_first_form(values: Mapping[str, Any]) -> dict[str, Any]:
+    order, smoothing, tokenizer = (values[key] for key in ("order", "smoothing", "tokenizer"))
+    return {
+        **values,
+        "description": f"{order}-gram, {smoothing}, {values['vocabulary']:,} tokens ({tokenizer})",
+        "settings": {"order": order, "smoothing": smoothing, "tokenizer": tokenizer},
+        "size": {"ngrams": values.get("ngrams", [])},
+    }
 
 
 class LabModels(Artifacts):
@@ -119,6 +124,9 @@ class LabModels(Artifacts):
 
 
 LAB_MODELS = LabModels("lab model", "chatlm lab", Path(__file__).parent / "models")
+
+RUNS = TrainingRuns(LAB_MODELS, "chatlm lab train")
+"""Trainings that were stopped and can be continued."""
 
 
 def write_card(card: LabCard, folder: Path) -> None:
@@ -153,30 +161,16 @@ def damaged(place: Artifact, problem: str) -> ChatlmError:
 
 def card_lines(card: LabCard) -> list[str]:
     """Return the card as lines of a title and a value."""
-    rows: list[tuple[str, Any]] = [
-        ("Model", card.description),
-        ("Made", card.created_at),
-        ("Command", card.command),
-        ("Licence", card.licence),
-        *((key.replace("_", " ").capitalize(), value) for key, value in card.data.items()),
-        ("N-grams", card.ngrams),
-        ("Held out", card.held_out),
-        ("Cost", card.cost),
-    ]
-    shown = [
-        (title, _format_value(value)) for title, value in rows if value not in ("", (), [], {})
-    ]
-    width = max(len(title) for title, _ in shown)
-    return [f"{title:<{width}}  {one_line(text, 600)}" for title, text in shown]
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(
-            f"{key.replace('_', ' ')} {_format_value(each)}" for key, each in value.items()
-        )
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_format_value, value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return cards.card_lines(
+        [
+            ("Model", card.description),
+            ("Made", card.created_at),
+            ("Command", card.command),
+            ("Licence", card.licence),
+            *cards.table_rows(card.data),
+            ("Settings", card.settings),
+            ("Size", card.size),
+            ("Held out", card.held_out),
+            ("Cost", card.cost),
+        ]
+    )

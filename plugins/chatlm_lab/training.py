@@ -1,172 +1,120 @@
-"""Train a count-based model: make a tokenizer, count n-grams, validate, save with a card."""
+"""What the trainings of all architectures begin with: texts, a tokenizer, ids."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from chatlm import ChatlmError, UsageError, human_bytes
-from chatlm.plugin_kit.training import TrainingStopped
-from chatlm_lab import counts as ngrams
+import psutil
+from tokenizers import Tokenizer
+
+from chatlm import ChatlmError, human_bytes
+from chatlm_lab.architectures import LabRecipe, TrainingJob
 from chatlm_lab.corpus import Corpus, read_corpus
-from chatlm_lab.evaluation import Evaluation, evaluate
-from chatlm_lab.models import COUNTS_FILE, LAB_MODELS, LabCard, write_card
-from chatlm_lab.smoothing import SmoothingName, make_smoothing
-from chatlm_lab.tokenizer_kinds import (
-    TokenizerKind,
-    encode_stream,
-    save_tokenizer,
-    train_tokenizer,
-)
-
-NOTHING_SAVED = "Nothing was saved; the same command starts again."
+from chatlm_lab.tokenizer_kinds import Ids, encode_stream, train_tokenizer
 
 Report = Callable[[int, int, str], None]
-"""`(done, total, activity)`: called as training proceeds."""
+"""`(done, total, activity)`: called as training proceeds; it may raise `TrainingStopped`."""
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of the steps of a training."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By the name of the step, such as `encoding_seconds`."""
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the time of the block to a step."""
+        started = time.perf_counter()
+        yield
+        key = f"{step}_seconds"
+        taken = time.perf_counter() - started
+        self.seconds[key] = round(self.seconds.get(key, 0.0) + taken, 3)
 
 
 @dataclass(frozen=True)
-class NgramRecipe:
-    """How a count-based model is trained."""
+class TrainingData:
+    """Texts as a tokenizer has divided them."""
 
-    order: int = 5
-    smoothing: SmoothingName = "kneser-ney"
-    tokenizer: TokenizerKind = "bpe"
-    vocabulary: int = 4096
-    held_out: float = 0.1
-    """Share of the characters that is held out."""
+    corpus: Corpus
+    tokenizer: Tokenizer
+    ids: Ids
+    """The texts to train on, see `encode_stream`."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.order <= ngrams.MAX_ORDER:
-            raise UsageError(f"--order must be 1 to {ngrams.MAX_ORDER}, not {self.order}.")
-        if not 0 <= self.held_out <= 0.5:
-            raise UsageError(f"--held-out must be 0 to 0.5, not {self.held_out:g}.")
-        if not self.vocabulary < 1 << 20:
-            raise UsageError(f"--vocabulary must be below {1 << 20:,}, not {self.vocabulary:,}.")
+    @property
+    def sha256(self) -> str:
+        """Hash of all texts, those held out included."""
+        digest = hashlib.sha256()
+        for part in (self.corpus.train, self.corpus.held_out):
+            for text in part:
+                content = text.encode()
+                digest.update(len(content).to_bytes(8, "little") + content)
+            digest.update(b"\xff")
+        return digest.hexdigest()
+
+    def describe(self, job: TrainingJob) -> dict[str, Any]:
+        """Return the data for the card."""
+        return {
+            "data": [path.name for path in job.paths],
+            "files": self.corpus.files,
+            "texts": len(self.corpus.train),
+            "bytes": self.corpus.train_bytes,
+            "tokens": len(self.ids),
+            "held_out_texts": len(self.corpus.held_out),
+            "held_out_bytes": sum(len(text.encode()) for text in self.corpus.held_out),
+        }
 
 
-def train_ngram(
-    name: str,
-    paths: Sequence[Path],
-    recipe: NgramRecipe,
-    report: Report,
-    should_stop: Callable[[], bool],
-    *,
-    command: str = "",
-    licence: str = "",
-) -> LabCard:
-    """Train a count-based model and save it.
-
-    Args:
-        name: of the new model.
-        paths: files and folders with text, see `read_corpus`.
-        recipe: how to train.
-        report: shows the progress.
-        should_stop: whether to stop, asked between steps and batches of text.
-        command: for the card.
-        licence: of the data, for the card.
+def prepare_data(
+    job: TrainingJob, recipe: LabRecipe, report: Report, stopwatch: Stopwatch
+) -> TrainingData:
+    """Read the texts, make a tokenizer and encode them.
 
     Raises:
-        UsageError: the name, the recipe or the data cannot be used.
-        TrainingStopped: `should_stop` returned true.
-        ChatlmError: there is too little memory, or the disk is full.
+        UsageError: the data or the size of the vocabulary cannot be used.
     """
-    place = LAB_MODELS.new(name)
-
-    def advance(done: int, total: int, activity: str) -> None:
-        if should_stop():
-            raise TrainingStopped("Stopped.", hint=NOTHING_SAVED)
-        report(done, total, activity)
-
-    seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(step: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        seconds[f"{step}_seconds"] = round(time.perf_counter() - started, 3)
-
-    advance(0, 0, "reading the data")
-    corpus = read_corpus(paths, recipe.held_out)
-    with timed("tokenizer"):
-        advance(0, 0, "making the tokenizer")
+    report(0, 0, "reading the data")
+    corpus = read_corpus(job.paths, recipe.held_out)
+    with stopwatch.timed("tokenizer"):
+        report(0, 0, "making the tokenizer")
         tokenizer = train_tokenizer(recipe.tokenizer, corpus.train, recipe.vocabulary)
-    with timed("encoding"):
+    with stopwatch.timed("encoding"):
         ids = encode_stream(
             tokenizer,
             recipe.tokenizer,
             corpus.train,
-            lambda done, total: advance(done, total, "encoding"),
+            lambda done, total: report(done, total, "encoding"),
         )
-    vocabulary = tokenizer.get_vocab_size()
-    _check_memory(len(ids))
-    if len(ids) < recipe.order:
-        raise UsageError(
-            f"The data has {len(ids)} tokens, too few for n-grams of {recipe.order}.",
-            hint="Add text.",
-        )
-    with timed("counting"):
-        counts = ngrams.count_ngrams(
-            ids, recipe.order, vocabulary, lambda level: advance(level, recipe.order, "counting")
-        )
-    found: Evaluation | None = None
-    if corpus.held_out:
-        with timed("validation"):
-            advance(0, 0, "validating")
-            smoothing = make_smoothing(recipe.smoothing, counts)
-            found = evaluate(smoothing, tokenizer, recipe.tokenizer, corpus.held_out)
-    advance(0, 0, "saving")
-    with LAB_MODELS.create(place) as folder:
-        save_tokenizer(tokenizer, folder)
-        ngrams.save_counts(counts, folder / COUNTS_FILE)
-        size = sum(each.stat().st_size for each in folder.iterdir())
-        work = seconds["tokenizer_seconds"] + seconds["encoding_seconds"]
-        work += seconds["counting_seconds"]
-        card = LabCard(
-            name=name,
-            architecture="ngram",
-            order=recipe.order,
-            smoothing=recipe.smoothing,
-            tokenizer=recipe.tokenizer,
-            vocabulary=vocabulary,
-            command=command,
-            data=_describe_data(paths, corpus, len(ids)),
-            ngrams=tuple(len(level.keys) for level in counts.levels),
-            held_out=found.to_dict() if found else {},
-            cost={
-                **seconds,
-                "megabytes_per_second": round(corpus.train_bytes / 1e6 / max(work, 1e-9), 2),
-                "bytes": size,
-            },
-            licence=licence,
-        )
-        write_card(card, folder)
-    return card
+    return TrainingData(corpus, tokenizer, ids)
 
 
-def _describe_data(paths: Sequence[Path], corpus: Corpus, tokens: int) -> dict[str, object]:
-    return {
-        "data": [path.name for path in paths],
-        "files": corpus.files,
-        "texts": len(corpus.train),
-        "bytes": corpus.train_bytes,
-        "tokens": tokens,
-        "held_out_texts": len(corpus.held_out),
-        "held_out_bytes": sum(len(text.encode()) for text in corpus.held_out),
-    }
+def require_memory(needed: int, purpose: str, hint: str) -> None:
+    """Refuse what does not fit in the memory that is available.
 
+    Args:
+        needed: bytes, estimated.
+        purpose: what takes them, as the subject of a sentence.
+        hint: what takes less.
 
-def _check_memory(tokens: int) -> None:
-    """Refuse a text whose n-grams cannot be counted in the memory that is available."""
-    import psutil
-
-    needed, available = tokens * ngrams.BYTES_PER_TOKEN, int(psutil.virtual_memory().available)
+    Raises:
+        ChatlmError: there is less.
+    """
+    available = int(psutil.virtual_memory().available)
     if needed > available:
         raise ChatlmError(
-            f"Counting the n-grams of {tokens:,} tokens takes about {human_bytes(needed)} of "
-            f"memory, and {human_bytes(available)} are available.",
-            hint="Use less text, or a tokenizer with larger tokens: --tokenizer bpe",
+            f"{purpose} takes about {human_bytes(needed)} of memory, and "
+            f"{human_bytes(available)} are available.",
+            hint=hint,
         )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of the files in a folder."""
+    return sum(each.stat().st_size for each in folder.iterdir() if each.is_file())

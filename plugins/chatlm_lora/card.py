@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatlm import dump_json, escape_controls, one_line, write_atomically
+from chatlm.plugin_kit import cards
 
 CARD_FILE, README_FILE = "card.json", "README.md"
 MAX_CARD_BYTES = 4_000_000
@@ -156,17 +157,18 @@ def summarize_card(card: AdapterCard) -> str:
 
 def card_lines(card: AdapterCard) -> list[str]:
     """Return the card as lines of a title and a value."""
-    rows: list[tuple[str, Any]] = [
-        ("Base", card.base),
-        ("Made", f"{card.origin}, {card.created_at}"),
-    ]
-    rows += [("Command", card.command)]
-    rows += _source_rows(card.source)
-    rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
-    rows += [("Cost", card.cost)]
-    shown = [(title, _format_value(value)) for title, value in rows if value]
-    width = max(len(title) for title, _ in shown)
-    return [f"{one_line(title, 20):<{width}}  {one_line(text, 800)}" for title, text in shown]
+    return cards.card_lines(
+        [
+            ("Base", card.base),
+            ("Made", f"{card.origin}, {card.created_at}"),
+            ("Command", card.command),
+            *_source_rows(card.source),
+            ("Licence", card.licence),
+            ("Settings", card.settings),
+            ("Scores", card.scores),
+            ("Cost", card.cost),
+        ]
+    )
 
 
 def _source_rows(source: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -181,16 +183,6 @@ def _source_rows(source: Mapping[str, Any]) -> list[tuple[str, Any]]:
         rows.append(("Started from", shown))
         started = started.get("started_from")
     return rows
-
-
-def _format_value(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{key.replace('_', ' ')} {_format_value(entry)}" for key, entry in value.items()
-        )
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_format_value, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _readme(card: AdapterCard) -> str:

@@ -93,12 +93,13 @@ def stored_sign_in(server: ServerConfig) -> OAuthClientProvider | None:
         return None
     from mcp.shared.auth import OAuthMetadata
 
-    async def refuse(url: str) -> None:
+    async def refuse(*arguments: str) -> Any:
         raise McpServerError(
             "the sign-in has ended", hint=f"Sign in again: chatlm mcp login {server.name}"
         )
 
-    provider = _make_provider(server, tokens, "http://127.0.0.1/callback", refuse, None)
+    # the SDK asks for the page only if it could also wait for the answer
+    provider = _make_provider(server, tokens, "http://127.0.0.1/callback", refuse, refuse)
     if metadata := values.get("metadata"):  # where tokens are renewed
         provider.context.oauth_metadata = OAuthMetadata.model_validate(metadata)
     provider.context.token_expiry_time = values.get("expires")

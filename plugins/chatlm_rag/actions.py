@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -237,7 +236,7 @@ def _parse_build_argument(argument: str) -> tuple[Path, str]:
             hint="For example: /rag build ~/notes\nQuote a path that contains spaces.",
         )
     path = expand_path(words[0]).absolute()
-    name = words[1] if words[1:] else re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64]
+    name = words[1] if words[1:] else folder.suggest_name(path)
     if not name:
         raise UsageError(
             f"The index cannot be named after {path}.", hint="Add a name: /rag build PATH NAME"

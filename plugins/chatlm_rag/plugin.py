@@ -100,6 +100,12 @@ class DefaultEmbedder:
     def __init__(self) -> None:
         self._embedder: Embedder | None = None
 
+    def fingerprint(self) -> str:
+        """Return the hash of its weights."""
+        from chatlm_rag.index import embedding
+
+        return embedding.find_embedder(embedding.DEFAULT_EMBEDDER).record.fingerprint
+
     def embed(self, texts: Sequence[str], progress: Callable[[int, int], None]) -> Any:
         """Return the vectors of texts as unit vectors."""
         from chatlm_rag.index import embedding
@@ -112,7 +118,10 @@ class DefaultEmbedder:
 
 @hookimpl
 def register_services(register: Callable[[str, Any], None]) -> None:
-    """Offer the indices and the embedder to other plugins."""
+    """Offer the indices, the embedder and the indexing of folders to chatlm and other plugins."""
+    from chatlm_rag.folder_indexer import FolderIndexes
+
+    register("folder_indexer", FolderIndexes())
     register("documents", IndexSearch())
     register("embedder", DefaultEmbedder())
 

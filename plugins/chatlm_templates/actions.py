@@ -46,8 +46,16 @@ def use_template(
         in_new_chat: start a new chat.
 
     Raises:
-        UsageError: a value is missing or invalid; nothing was changed.
+        UsageError: a value is missing or invalid, or the chat's replies are made by a method, which
+            cannot call the template's tools; nothing was changed.
     """
+    method = None if in_new_chat else ui.conversation.sampling.reply_method
+    if method and template.tools:
+        raise UsageError(
+            f"The template {template.name} needs tools, which the method {method[0]} of this chat "
+            "cannot call.",
+            hint="Set the method to off in /settings; /chain, /consensus and /tree off do it, too.",
+        )
     other_values = dict(values)
     raw_input = other_values.pop(template.input, "") if template.takes_input else ""
     filled = fill_template(

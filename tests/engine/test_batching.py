@@ -271,7 +271,11 @@ def test_batched_replies_are_those_of_single_requests(
     all_of_them = requests()
     if way == "transformers":
         all_of_them = all_of_them[:1] + all_of_them[2:3]
-    all_of_them += [dataclasses.replace(all_of_them[0], adapter="poet")]
+    adapted = dataclasses.replace(all_of_them[0], adapter="poet")
+    all_of_them += [adapted]
+    if way == "auto":  # these share the prompt
+        drawn = (Sampling(temperature=1.0, seed=seed, max_tokens=8) for seed in range(3))
+        all_of_them += [dataclasses.replace(adapted, sampling=each) for each in drawn]
     found = gathered(stream_many(engine, all_of_them))
     assert sorted(found) == list(range(len(all_of_them)))
     for number, request in enumerate(all_of_them):
@@ -281,6 +285,9 @@ def test_batched_replies_are_those_of_single_requests(
         text, end = generate(engine, request)
         assert text_of(events) == text
         assert events[-1].stop_reason is end.stop_reason
+    engine._prompt_cache.clear()
+    last = all_of_them[-1]
+    assert text_of(found[len(all_of_them) - 1]) == generate(engine, last)[0], "it is cold"
     engine.close()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +18,7 @@ from chatlm.engines.kv_layout import KEPT_BEHIND_WINDOW, MAX_STATES, read_kv_lay
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.prompt_cache import CachedPrompt, decode_batch
 from chatlm.engines.transformers_cache import TransformersCache
-from chatlm.engines.transformers_model import TransformersModel
+from chatlm.engines.transformers_model import TransformersModel, load_model
 from chatlm.types.events import Delta, Finished, PromptReady
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -145,6 +147,34 @@ def test_states_are_copied_where_lengths_are_cropped(tmp_path: Path) -> None:
     cache.prefill(IDS[:64])
     (taken,) = cache._checkpoints._taken
     assert all("keys" not in state for state in taken.states.values())
+
+
+@pytest.mark.parametrize("name", ["granitemoehybrid", "falcon_h1"])
+def test_a_short_block_is_not_padded_to_a_long_scan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """A turn with a short message would cost as much as 256 tokens."""
+    tiny_architectures.save(tmp_path, name)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mamba_chunk_size": 256}))
+    own = load_model(name, tmp_path, architectures.FLOAT32)
+    expected = own(torch.tensor([IDS[:300]])).logits[0, -1]
+    scanned = []
+    scan = sys.modules[type(own).__module__].mamba2_chunk_scan
+
+    def count(hidden_states: torch.Tensor, *arguments: Any, chunk_size: int, **others: Any) -> Any:
+        scanned.append(-hidden_states.shape[1] // chunk_size * -chunk_size)
+        return scan(hidden_states, *arguments, chunk_size=chunk_size, **others)
+
+    model = TransformersModel(name, tmp_path, architectures.FLOAT32)
+    monkeypatch.setattr(sys.modules[type(own).__module__], "mamba2_chunk_scan", count)
+    cache = model.new_cache()
+    cache.prefill(IDS[:256])
+    assert set(scanned) == {256}
+    scanned.clear()
+    logits = cache.prefill(IDS[256:300])
+    assert set(scanned) == {64}
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
 def test_an_edit_behind_what_windows_have_kept_reads_all_again(windows: TransformersModel) -> None:

@@ -18,6 +18,7 @@ from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.forward import prefill
 from chatlm.engines.native.kv_cache import (
     GROUP,
+    KVBuffer,
     KVCache,
     KVFormat,
     SequenceInput,
@@ -25,6 +26,7 @@ from chatlm.engines.native.kv_cache import (
     quantize_rows,
 )
 from chatlm.engines.native.model import NativeModel
+from chatlm.engines.prompt_cache import CachedPrompt, block_ends
 from chatlm.engines.speculative import PromptLookup
 from chatlm.types.events import Delta, PromptReady
 from chatlm.types.messages import Message
@@ -193,6 +195,35 @@ def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path, kv_format: KVFor
     for stored in kv_cache.buffer.layers:
         assert not stored.kv[..., 14:].any()
         assert not stored.kv[:, :, 6:].any()
+
+
+def test_a_short_text_takes_no_memory_for_a_long_one(tmp_path: Path) -> None:
+    kv_cache = KVCache(read_config(tiny.save(tmp_path, "llama")), torch.bfloat16)
+    kv_cache.reserve(10)
+    assert 10 < kv_cache.capacity <= 100
+    kv_cache.reserve(1000)
+    assert 1000 < kv_cache.capacity <= 1100
+    kv_cache.reserve(kv_cache.capacity + 1)
+    assert kv_cache.capacity > 1150, "growing by a few tokens at a time would copy all of it often"
+
+
+def test_a_prompt_of_many_blocks_is_given_room_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = native_model(tiny.save(tmp_path, "llama"), torch.bfloat16, "auto")
+    prompt = [n % 90 for n in range(600)]
+    assert len(block_ends(len(prompt), "cpu")) > 2
+    grown: list[int] = []
+    allocate = KVCache._allocate
+
+    def record(kv_cache: KVCache, capacity: int) -> KVBuffer:
+        grown.append(capacity)
+        return allocate(kv_cache, capacity)
+
+    monkeypatch.setattr(KVCache, "_allocate", record)
+    cached = CachedPrompt(model)
+    assert [*cached.prefill(prompt)][-1] == len(prompt)
+    assert [capacity >= len(prompt) for capacity in grown if capacity] == [True]
 
 
 def test_caches_of_two_formats_are_refused_in_one_step(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from chatlm.engines.devices import Placement
 from chatlm.engines.load import load
 from chatlm.engines.native import prompt_blocks
 from chatlm.engines.native.forward import prefill_together, run_to_end
-from chatlm.engines.native.model import NativeCache, NativeModel
+from chatlm.engines.native.model import NativeAdaptedModel, NativeCache, NativeModel
 from tests.engine import adapter_files, tiny
 from tests.engine.test_native import native_model, random_ids
 
@@ -111,6 +111,18 @@ def test_after_an_error_the_others_begin_again(
     assert_same(list(map(finish, caches[1:], readings[1:])), expected[1:])
 
 
+def test_a_cache_that_grew_while_it_decoded_takes_what_another_has_read(
+    folder: Path, model: NativeModel
+) -> None:
+    ids = random_ids(folder)
+    source, cache = model.new_cache(), model.new_cache()
+    source.prefill(ids[:70])
+    with torch.inference_mode():
+        cache._kv_cache.reserve(200)
+    made = finish(cache, begin(cache, ids[:90]))
+    assert_same([made], read_and_reply(native_model(folder, torch.bfloat16, "bf16"), [ids[:90]]))
+
+
 def test_adapters_and_long_blocks_are_read_apart(
     folder: Path, model: NativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,19 +168,28 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return counts
 
 
-def alone(model: NativeModel, *blocks: list[int]) -> torch.Tensor:
+def alone(model: NativeModel | NativeAdaptedModel, *blocks: list[int]) -> torch.Tensor:
     """What `finish` returns after the last block, where no other cache has any of it."""
-    assert not list(model.prompt_blocks._caches)  # type: ignore[union-attr]
+    assert model.prompt_blocks is not None
+    assert not list(model.prompt_blocks._caches)
     cache = model.new_cache()
     for ids in blocks:
         logits = cache.prefill(ids)
     return torch.stack([logits, cache.decode([5])[0]])
 
 
+@pytest.mark.parametrize("adapted", [False, True], ids=["plain", "adapted"])
 def test_a_beginning_is_read_once_for_all_prompts(
-    shared_model: NativeModel, folder: Path, parts: list[list[int]]
+    shared_model: NativeModel,
+    folder: Path,
+    tmp_path: Path,
+    parts: list[list[int]],
+    adapted: bool,
 ) -> None:
-    ids, model = random_ids(folder), shared_model
+    ids = random_ids(folder)
+    model: NativeModel | NativeAdaptedModel = shared_model
+    if adapted:
+        model = shared_model.load_adapter(adapter_files.save(tmp_path, folder, strength=0.5))
     prompts = [ids[:40], [*ids[:30], *ids[60:70]], ids[:40], [*ids[:30], *ids[60:65], 7], ids[9:20]]
     expected = [alone(model, own) for own in prompts]
     parts.clear()
@@ -205,6 +226,35 @@ def alone_after(model: NativeModel, ids: list[int]) -> torch.Tensor:
     """The same in a model that has read nothing."""
     fresh = NativeModel(model.config, model.weights, model.decoder, model.info, model.kv_format)
     return alone(fresh, ids)
+
+
+def test_only_prompts_with_the_same_adapter_share_a_beginning(
+    model: NativeModel, folder: Path, tmp_path: Path, parts: list[list[int]]
+) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "first": {}, "second": {"seed": 2}, "stronger": {"lora_alpha": 32},
+    }  # fmt: skip
+    adapters = {
+        name: adapter_files.save(tmp_path / name, folder, strength=0.5, **own)
+        for name, own in settings.items()
+    }
+    ids = random_ids(folder)[:60]
+    readers: list[NativeModel | NativeAdaptedModel] = [model]
+    readers += map(model.load_adapter, adapters.values())
+    expected = [alone(reader, ids) for reader in readers]
+    for number, one in enumerate(expected):
+        assert not any(torch.equal(one, other) for other in expected[:number])
+    # an adapter whose file changed is loaded again
+    readers.append(model.load_adapter(adapters["first"]))
+    expected.append(expected[1])
+    parts.clear()
+    warm = [reader.new_cache() for reader in readers]
+    assert_same(list(map(finish, warm, [begin(cache, ids) for cache in warm])), expected)
+    assert parts == [[60]] * len(readers)
+    parts.clear()
+    again = [reader.new_cache() for reader in readers]
+    assert_same(list(map(finish, again, [begin(cache, ids) for cache in again])), expected)
+    assert parts == [[1]] * len(readers)
 
 
 def test_tokens_that_were_decoded_are_not_taken_for_a_prompt(

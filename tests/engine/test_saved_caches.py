@@ -69,7 +69,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def open_tiny(folder: Path, kind: str) -> Model:
     if kind.startswith("native"):
         variant = kind.removeprefix("native").strip()
-        name = variant if variant in tiny.CONFIGS else "qwen3"
+        name = variant if variant in {**tiny.CONFIGS, **tiny.FAMILIES} else "qwen3"
         saved = tiny.save(folder, name, max_position_embeddings=4096)
         model = native_model(saved, torch.bfloat16, "int8")
         if kind == "native int8":
@@ -149,6 +149,22 @@ def test_small_blocks_are_kept_until_the_chat_outgrows_them(native: Model, tmp_p
     assert reopen(native, tmp_path, IDS[:800])[0] == 512
     assert write(native, tmp_path, IDS[:800], SavedCaches("x", GB)) == [768]
     assert not (tmp_path / "512-576.safetensors").exists()
+
+
+def test_a_state_is_kept_for_a_chat_that_outgrows_small_blocks(tmp_path: Path) -> None:
+    model = open_tiny(tmp_path / "model", "native lfm2")
+    folder = tmp_path / "7"
+    assert write(model, folder, IDS[:600], SavedCaches("x", GB))[-1] == 576
+    names = sorted(path.stem for path in folder.glob("state-*"))
+    assert names == ["state-512", "state-576"]
+    for length, expected in ((640, 576), (800, 512)):
+        tokens, cached = reopen(model, folder, IDS[:length])
+        assert tokens == expected
+        fresh = logits_of(model, CachedPrompt(model), IDS[:length])
+        assert torch.equal(logits_of(model, cached, IDS[:length]), fresh)
+    damage(folder / "state-576.safetensors", "middle")
+    assert reopen(model, folder, IDS[:640])[0] == 512
+    assert not (folder / "state-576.safetensors").exists()
 
 
 def test_a_large_state_is_written_only_where_it_lasts(

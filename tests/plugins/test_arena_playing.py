@@ -182,6 +182,9 @@ def test_a_contestant_with_tools_calls_them_and_the_steps_are_stored(store: Aren
     result = first.parts[-1]
     assert isinstance(result, ToolResult) and result.text == "5"
     assert last.text == "It is 5."
+    spent = kept.left_replies[0].provenance["completion_tokens"]
+    assert last.usage.completion_tokens > 0
+    assert first.usage.completion_tokens + last.usage.completion_tokens == spent
     by_tools = sorted(tuple(each.name for each in request.tools) for request in engine.requests)
     assert by_tools == [(), ("add",), ("add",)]
     engine.queue("a", "b")

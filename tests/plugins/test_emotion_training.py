@@ -17,18 +17,18 @@ from safetensors.torch import load_file
 
 from chatlm import ChatlmError, UsageError, find_model
 from chatlm.plugin_kit.training import (
+    EvalResult,
+    EvaluatedProgress,
     ProgressListener,
     TrainingProgress,
     TrainingStopped,
     stop_on_interrupt,
 )
 from chatlm_emotion import card, classifier, examples, train_pipeline, training
-from chatlm_emotion.card import CLASSIFIERS, UNSURE, ClassifierCard
-from chatlm_emotion.checkpoints import RUNS
+from chatlm_emotion.card import CLASSIFIERS, RUNS, UNSURE, ClassifierCard
 from chatlm_emotion.commands import emotion
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import GenerateNetwork, Network
-from chatlm_emotion.progress import ClassifierProgress, EvalResult
 from chatlm_emotion.recipe import DEFAULT_BASES, Method, Recipe
 from tests import models
 
@@ -77,7 +77,7 @@ def trained_networks(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
     networks: list[Network] = []
     fit = training.fit_network
 
-    def remembered(network: Network, *given: object, **named: object) -> ClassifierProgress:
+    def remembered(network: Network, *given: object, **named: object) -> EvaluatedProgress:
         networks.append(network)
         return fit(network, *given, **named)  # type: ignore[arg-type]
 
@@ -349,13 +349,13 @@ def test_another_base_is_refused(trained_home: Path, data: Path) -> None:
 
 
 def test_patience_counts_from_the_best_check() -> None:
-    progress = ClassifierProgress()
+    progress = EvaluatedProgress()
     for step, loss in enumerate([0.5, 0.3, 0.4, 0.3]):
-        better = progress.add_eval(EvalResult(step, 0.9, loss))
+        better = progress.add_eval(EvalResult(step, loss, 0.9))
         assert better == (step < 2)
-    assert progress.best == EvalResult(1, 0.9, 0.3)
+    assert progress.best == EvalResult(1, 0.3, 0.9)
     assert progress.evals_since_best == 2
-    assert progress.add_eval(EvalResult(9, 0.1, 0.2))
+    assert progress.add_eval(EvalResult(9, 0.2, 0.1))
     assert progress.evals_since_best == 0
 
 

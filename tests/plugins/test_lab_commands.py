@@ -28,6 +28,7 @@ from chatlm import (
 from chatlm_lab import plugin
 from chatlm_lab.commands import lab
 from chatlm_lab.models import LAB_MODELS
+from chatlm_lab.ngram_architecture import OpenedNgrams
 from chatlm_lab.opening import open_engine, open_model
 from chatlm_lab.smoothing import make_smoothing
 from tests.plugins.arena import chatlm
@@ -76,7 +77,8 @@ def test_trained_listed_shown_evaluated_removed(home: Path, data: Path, tmp_path
     assert card["held_out"]["perplexity"] < 12
     assert card["held_out"]["mean_sum"] == pytest.approx(1)
     assert card["cost"]["counting_seconds"] >= 0
-    assert len(card["ngrams"]) == 4
+    assert len(card["size"]["ngrams"]) == 4
+    assert card["settings"]["order"] == 4
     succeed("train", "raw", "--data", data, "--tokenizer", "bytes", "--smoothing", "backoff")
     rows = {row["name"]: row for row in table("list")}
     assert rows["tiny"]["perplexity"] == card["held_out"]["perplexity"]
@@ -195,6 +197,7 @@ def test_a_model_is_sampled_by_seed_and_stops(home: Path, tmp_path: Path) -> Non
 def test_the_engine_reports_the_probabilities_of_the_counts(home: Path, tmp_path: Path) -> None:
     trained(tmp_path, order=3)
     opened = open_model("tiny")
+    assert isinstance(opened, OpenedNgrams)
     smoothing = make_smoothing("kneser-ney", opened.counts)
     engine = open_engine("tiny")
     request = Request(

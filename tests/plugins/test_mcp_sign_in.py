@@ -38,6 +38,7 @@ class Provider:
         self.given = 0
         self.grants: list[str] = []
         self.denies = False
+        self.renews = True
         server = MCPServer("guarded")
 
         @server.tool()
@@ -97,6 +98,8 @@ class Provider:
     async def token(self, request: Request) -> Response:
         form = parse_qs((await request.body()).decode())
         self.grants.append(form["grant_type"][0])
+        if self.grants[-1] == "refresh_token" and not self.renews:
+            return JSONResponse({"error": "invalid_grant"}, 400)
         self.given += 1
         self.valid = {f"token-{self.given}"}
         return JSONResponse(
@@ -159,6 +162,19 @@ def test_tokens_are_fetched_once_used_and_renewed(provider: Provider) -> None:
     # another address under the same name gets no tokens
     assert stored_sign_in(ServerConfig("guarded", url="http://127.0.0.1:1/mcp")) is None
     assert "token" not in json.dumps(StoredTokens(ServerConfig("guarded", url="http://x")).read())
+
+
+def test_a_sign_in_that_has_ended_is_asked_for_again(provider: Provider) -> None:
+    config = ServerConfig("guarded", url=f"{provider.url}/mcp")
+    sign_in(config, visit)
+    provider.valid.clear()
+    provider.renews = False
+    StoredTokens(config).write(expires=time.time() - 10)
+    with running(config) as server, pytest.raises(ChatlmError) as failure:
+        server.list_all()
+    assert "the sign-in has ended" in str(failure.value)
+    assert "chatlm mcp login guarded" in str(failure.value)
+    assert provider.grants == ["authorization_code", "refresh_token"]
 
 
 def test_a_sign_in_that_is_refused_is_an_error(provider: Provider) -> None:

@@ -288,6 +288,16 @@ def test_a_command_uses_a_template_with_tools_and_sends_its_message(home: Path, 
     assert len(ui.called("send")) == 1
 
 
+def test_a_template_with_tools_is_refused_beside_a_method(home: Path) -> None:
+    chat = Conversation(1, sampling=Sampling(method="consensus:3"))
+    ui = RememberingUi("templates", chat)
+    with pytest.raises(UsageError, match="the method consensus of this chat cannot call"):
+        slash_commands.use_method("program", ui, "What is 6 times 7?")
+    assert not ui.calls
+    slash_commands.template(ui, "assistant")  # it has no tools
+    assert ui.state["template"] == "assistant"
+
+
 # --- about a reply -----------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from chatlm.store import database
 from chatlm.store.queries import ChatListEntry
 from chatlm.store.store import Store
 from chatlm.tui.chat_list.chat_list import PAGE_SIZE, ChatList
-from chatlm.tui.chat_list.panel import ChatsPanel
+from chatlm.tui.chat_list.panel import ChatsPanel, SearchByMeaning
 from chatlm.tui.chat_list.rows import ANSWERING, PINNED, UNFINISHED, day_group
 from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.widgets.hints import Hints
@@ -54,9 +54,14 @@ class PanelApp(App[None]):
 
     ENABLE_COMMAND_PALETTE = False
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, search_by_meaning: SearchByMeaning | None = None) -> None:
         super().__init__()
-        self.panel = ChatsPanel(store, lambda: NOON, WriteQueue())
+        self.panel = ChatsPanel(
+            store,
+            lambda: NOON,
+            WriteQueue(),
+            search_by_meaning=search_by_meaning or (lambda query, progress, is_cancelled: ()),
+        )
         self.posted: list[Message] = []
 
     def compose(self) -> ComposeResult:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input
 
-from chatlm.errors import StoreError
+from chatlm.errors import Cancelled, StoreError, UsageError
 from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
 from chatlm.tui.chat_list import panel
@@ -22,7 +24,7 @@ from chatlm.tui.widgets.hints import Hints
 from chatlm.types.replies import StreamedPart
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
 from tests.tui.test_chat_list import SIZE, PanelApp, assert_safe, chat, store_with, toasts
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 
 def garden() -> Store:
@@ -382,3 +384,67 @@ async def test_ten_thousand_chats_are_searched_without_waiting(
         await until(pilot, lambda: showing_hits(app))
         assert "number 77" in "".join(hits_of(app))
     store.close()
+
+
+async def test_a_query_behind_a_tilde_is_searched_by_meaning() -> None:
+    store = garden()
+    asked: list[str] = []
+    go = threading.Event()
+    (hit,) = store.search("March")
+
+    def search(
+        query: str, progress: Callable[[int, int], None], is_cancelled: Callable[[], bool]
+    ) -> list[ChatSearchHit]:
+        asked.append(query)
+        progress(1_200, 3_400)
+        assert go.wait(PATIENCE)
+        return [dataclasses.replace(hit, spans=[])] if query == "cutting flowers" else []
+
+    app = PanelApp(store, search)
+    async with app.run_test(size=SIZE) as pilot:
+        await enter_words(pilot, app, "~ cutting flowers")
+        await until(pilot, lambda: hits_of(app) == ["Reading new messages: 1,200 of 3,400"])
+        go.set()
+        await until(pilot, lambda: hits_of(app) == ["Messages", "Roses\nreply In March."])
+        await pilot.press("enter")
+        await until(pilot, lambda: app.posted)
+        assert app.posted == [ChatList.ChatOpened(3, hit.turn_id)]
+        await enter_words(pilot, app, "~stars")
+        await until(pilot, lambda: hits_of(app) == ["Nothing similar to “stars”."])
+        assert asked == ["cutting flowers", "stars"]
+
+
+async def test_an_embedder_that_is_missing_or_fails_is_named() -> None:
+    errors: list[Exception] = [UsageError("No plugin offers the service embedder."), ValueError()]
+
+    def search(
+        query: str, progress: Callable[[int, int], None], is_cancelled: Callable[[], bool]
+    ) -> list[ChatSearchHit]:
+        raise errors.pop(0)
+
+    app = PanelApp(garden(), search)
+    async with app.run_test(size=SIZE, notifications=True) as pilot:
+        await enter_words(pilot, app, "~soup")
+        await until(pilot, lambda: "No plugin offers the service embedder." in toasts(app))
+        await enter_words(pilot, app, "~more soup")
+        await until(pilot, lambda: any("Something went wrong" in each for each in toasts(app)))
+
+
+async def test_a_search_by_meaning_ends_with_its_query() -> None:
+    ended = threading.Event()
+
+    def search(
+        query: str, progress: Callable[[int, int], None], is_cancelled: Callable[[], bool]
+    ) -> list[ChatSearchHit]:
+        wait_until(is_cancelled)
+        ended.set()
+        raise Cancelled("The search was stopped.")
+
+    app = PanelApp(garden(), search)
+    async with app.run_test(size=SIZE) as pilot:
+        await enter_words(pilot, app, "~soup")
+        await until(pilot, lambda: app.panel._search_running)
+        await enter_words(pilot, app, "much water")
+        await until(pilot, lambda: "Messages" in hits_of(app))
+        assert ended.is_set()
+        assert hits_of(app)[1] == "Plants\nyou How much water?"

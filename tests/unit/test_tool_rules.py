@@ -70,6 +70,11 @@ def test_a_chat_keeps_what_was_decided() -> None:
     assert tools == ChatTools(True, off=("a",), deny=("b",))
     assert ChatTools.from_dict(tools.to_dict()) == tools
     assert tools.with_offer("a", True) == ChatTools(True, on=("a",), deny=("b",))
+    offered = ChatTools().with_offers(("a", "b"), were_on=False)
+    assert offered == ChatTools(True, on=("a", "b"), off=("*",))
+    assert offered.with_offers(("c",), were_on=True).on == ("a", "b", "c")
+    assert ChatTools().with_offers(("a",), were_on=True) == ChatTools(True, on=("a",))
+    assert ChatTools().with_offers((), were_on=False) == ChatTools()
 
 
 def copies(argument: str, text: str, own: str = "") -> list[str]:

@@ -35,7 +35,7 @@ from chatlm.engines.native.products import Activation, GroupMatMul
 from chatlm.engines.native.program import GATES, Program
 from chatlm.engines.native.quantization import WeightFormat, choose_format
 from chatlm.engines.native.rope import RopeTables
-from chatlm.engines.native.stored_matrix import ELEMENT_TYPES, StoredMatrix
+from chatlm.engines.native.stored_matrix import ELEMENT_TYPES, StoredMatrix, stored_tensor
 from chatlm.engines.native.weights import (
     ComputedWeights,
     LayerInputWeights,
@@ -358,6 +358,13 @@ class CDecoder:
     def pack_adapter(self, lora: LoraWeights) -> PackedAdapter:
         """Pack a LoRA adapter for the kernel."""
         return PackedAdapter(lora, self._lora_targets, self.kernel.dtype)
+
+    def prompt_matrix(self, matrix: Tensor) -> PackedLinear:
+        """Pack a matrix of an adapter in the kernel's dtype."""
+        stored = stored_tensor(matrix.to(self.kernel.dtype).contiguous())
+        # no memory of a file: it is not to be given back
+        packed = self.kernel.pack(dataclasses.replace(stored, mapped=()), stored.type)
+        return PackedLinear(packed, self._handle)
 
     @property
     def max_step_tokens(self) -> int:

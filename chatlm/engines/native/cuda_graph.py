@@ -22,7 +22,7 @@ from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.recurrent_state import RecurrentState
 from chatlm.engines.native.rope import RopeConfig, RopeTables, Rotation
-from chatlm.engines.native.weights import ComputedWeights, LinearWeights
+from chatlm.engines.native.weights import ComputedWeights, Linear, LinearWeights, MatMul
 
 _LOGITS_TOLERANCE = 0.05
 """Relative to the norm of the logits; another order of summation in 16 bits changes less."""
@@ -54,6 +54,10 @@ class CudaGraphDecoder:
     def pack_adapter(self, lora: LoraWeights) -> ComputedWeights:
         """Return the weights with an adapter."""
         return with_lora(self._weights, lora)
+
+    def prompt_matrix(self, matrix: Tensor) -> MatMul:
+        """Return what multiplies with a matrix in torch."""
+        return Linear(matrix)
 
     def settle(self, sequence: SequenceInput) -> None:
         """Do nothing: `decode` leaves nothing out."""

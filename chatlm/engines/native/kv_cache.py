@@ -26,8 +26,11 @@ KVFormat = Literal["auto", "int8"]
 """Number format of a KV cache: the dtype of the computation, or codes of 8 bits with a bfloat16
 scale per `GROUP` values, about half of 16 bits."""
 
-CAPACITY_STEP = 512
-"""The capacity grows by at least this many tokens."""
+ROOM = 64
+"""Tokens for which there is room at least after the capacity has grown."""
+
+_GPU_ROOM = 512
+"""The same on a GPU, where a graph is captured anew after each growth."""
 
 _GROWTH = 8
 """It grows by at least this part, so that little is copied in all; by not much more, since huge
@@ -174,7 +177,7 @@ class KVCache:
         self.length = 0
         """Tokens in the cache."""
         self.prompt: list[int] = []
-        """The first of them, which were read in blocks without an adapter, as far as is known."""
+        """The first of them, which were read in blocks, as far as is known."""
         self.recurrent = RecurrentState(config.state_shapes, device)
         """The states of the layers without attention."""
 
@@ -184,12 +187,12 @@ class KVCache:
         return self.buffer.capacity
 
     def reserve(self, tokens: int) -> None:
-        """Grow to a capacity of at least `tokens`."""
+        """Grow to a capacity of at least `tokens`, and some more."""
         capacity = self.buffer.capacity
         if tokens <= capacity:
             return
-        capacity = max(tokens, capacity + max(CAPACITY_STEP, capacity // _GROWTH))
-        larger = self._allocate(capacity)
+        room = ROOM if self.device.type == "cpu" else _GPU_ROOM
+        larger = self._allocate(max(tokens + room, capacity + capacity // _GROWTH))
         old = list(reversed(self.buffer.layers))
         self.buffer = larger
         for mine in larger.layers:
@@ -216,11 +219,12 @@ class KVCache:
         """Allocate the memory of all layers; what is not used yet is not taken from the system."""
         shapes = [kv_layer_shape(each, capacity, self.kv_format) for each in self._attention]
         is_int8 = self.kv_format == "int8"
-        kv = self._allocate_tensors(shapes, torch.int8 if is_int8 else self.dtype)
         scales: Sequence[Tensor | None] = [None] * len(shapes)
-        if is_int8:
-            groups = [(*shape[:3], shape[3] // GROUP) for shape in shapes]
-            scales = self._allocate_tensors(groups, torch.bfloat16)
+        with torch.inference_mode(False):  # a cache that grows there is also written elsewhere
+            kv = self._allocate_tensors(shapes, torch.int8 if is_int8 else self.dtype)
+            if is_int8:
+                groups = [(*shape[:3], shape[3] // GROUP) for shape in shapes]
+                scales = self._allocate_tensors(groups, torch.bfloat16)
         return KVBuffer(
             tuple(
                 KVLayer(own, own_scales, each.head_dim)

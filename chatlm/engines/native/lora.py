@@ -1,17 +1,16 @@
-"""Load LoRA adapters and apply them to a model's matrices in torch."""
+"""Load LoRA adapters and apply them to a model's matrices."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from chatlm.engines.model import Unsupported
 from chatlm.engines.native.model_config import ModelConfig
@@ -20,6 +19,8 @@ from chatlm.engines.native.weight_reader import group_by_name, part_rows
 from chatlm.engines.native.weights import (
     ComputedWeights,
     LayerWeights,
+    Linear,
+    MatMul,
     ModelWeights,
     replace_matrices,
 )
@@ -38,20 +39,37 @@ class LoraPair:
     """(rows, rank)"""
     scale: float
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply, see `MatMul`."""
-        return linear(linear(x, self.lora_a), self.lora_b) * self.scale
-
 
 LoraWeights = tuple[Mapping[str, LoraPair], ...]
 """An adapter: for each layer its pairs, by the names of its matrices."""
 
 
-def with_lora(weights: ModelWeights[Any, Any], lora: LoraWeights) -> ComputedWeights:
-    """Return the weights with an adapter; no tensor is copied."""
+def with_lora(
+    weights: ModelWeights[Any, Any],
+    lora: LoraWeights,
+    convert: Callable[[Tensor], MatMul] = Linear,
+) -> ComputedWeights:
+    """Return the weights with an adapter, which is not merged into them.
+
+    Args:
+        weights: of the model.
+        lora: the adapter.
+        convert: returns what multiplies with one of its matrices.
+    """
+    converted: dict[int, MatMul] = {}
+
+    def multiplier(matrix: Tensor) -> MatMul:  # the same for `lora_a` of several parts
+        if id(matrix) not in converted:
+            converted[id(matrix)] = convert(matrix)
+        return converted[id(matrix)]
 
     def adapt(layer: LayerWeights[Any], pairs: Mapping[str, LoraPair]) -> LayerWeights[Any]:
-        adapted = {name: AdaptedMatMul(layer.matrices[name], pair) for name, pair in pairs.items()}
+        adapted = {
+            name: AdaptedMatMul(
+                layer.matrices[name], multiplier(pair.lora_a), multiplier(pair.lora_b), pair.scale
+            )
+            for name, pair in pairs.items()
+        }
         return replace_matrices(layer, adapted)
 
     return dataclasses.replace(weights, layers=tuple(map(adapt, weights.layers, lora)))

@@ -20,14 +20,17 @@ from chatlm.engines.native.forward import (
     run_to_end,
 )
 from chatlm.engines.native.hidden_states import HiddenStates
-from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, KVFormat, SequenceInput
+from chatlm.engines.native.kv_cache import KVCache, KVFormat, SequenceInput
 from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.moe import MoeConfig
 from chatlm.engines.native.prompt_blocks import PromptBlocks
 from chatlm.engines.native.rope import RopeTables
-from chatlm.engines.native.weights import ComputedWeights
+from chatlm.engines.native.weights import ComputedWeights, MatMul
 from chatlm.engines.torch_threads import single_torch_thread
+
+_STEP = 512
+"""Tokens that are read again at once, and for which RoPE tables have room when they are made."""
 
 
 class TokenDecoder(Protocol):
@@ -50,6 +53,10 @@ class TokenDecoder(Protocol):
 
     def pack_adapter(self, lora: LoraWeights) -> Any:
         """Convert an adapter to the form of `SequenceInput.adapter`."""
+        ...
+
+    def prompt_matrix(self, matrix: Tensor) -> MatMul:
+        """Return what multiplies vectors of a prompt with a further matrix: (rows, columns)."""
         ...
 
     def settle(self, sequence: SequenceInput) -> None:
@@ -119,8 +126,8 @@ class NativeModel:
         self._hidden_state_decoder: HiddenStateDecoder | None = None
         """Gives the hidden states that its caches keep; None if they keep none."""
         self.prompt_blocks = PromptBlocks(config, weights, attend) if attend and is_exact else None
-        """Reads blocks of several prompts at once, without adapters; None where torch computes
-        parts of them, whose bits would depend on that."""
+        """Reads blocks of several prompts at once; None where torch computes parts of them, whose
+        bits would depend on that."""
 
     def keep_hidden_states(self, decoder: HiddenStateDecoder) -> None:
         """Have its caches keep the hidden states of their newest tokens.
@@ -137,7 +144,7 @@ class NativeModel:
 
     def new_cache(self) -> NativeCache:
         """Return an empty KV cache."""
-        return NativeCache(self, self.weights)
+        return NativeCache(self, self.weights, self.prompt_blocks)
 
     def load_adapter(self, folder: Path) -> NativeAdaptedModel:
         """Load a LoRA adapter in peft's format."""
@@ -178,7 +185,7 @@ class NativeModel:
     def ropes(self, positions: int) -> RopeTables:
         """Return the RoPE tables of at least `positions` positions."""
         if positions > self._ropes.positions:
-            self._ropes = RopeTables(self.config.ropes, positions + CAPACITY_STEP, self.device)
+            self._ropes = RopeTables(self.config.ropes, positions + _STEP, self.device)
         return self._ropes
 
 
@@ -195,12 +202,15 @@ class NativeAdaptedModel:
         self.device_type = model.device_type
         self.max_step_tokens = model.max_step_tokens
         self.max_draft_tokens = model.max_draft_tokens
-        self._weights = with_lora(model.weights, lora)
+        self._weights = with_lora(model.weights, lora, model.decoder.prompt_matrix)
         self._packed_adapter = model.decoder.pack_adapter(lora)
+        blocks = model.prompt_blocks
+        self.prompt_blocks = None if blocks is None else blocks.with_weights(self._weights)
+        """Its own, so that only prompts with this very adapter share what was read."""
 
     def new_cache(self) -> NativeCache:
         """Return an empty KV cache."""
-        return NativeCache(self._model, self._weights, self._packed_adapter)
+        return NativeCache(self._model, self._weights, self.prompt_blocks, self._packed_adapter)
 
     def close(self) -> None:
         """Do nothing: the adapter is freed with its last cache."""
@@ -212,14 +222,20 @@ class NativeCache:
     Args:
         model: the model.
         weights: of the model, with an adapter or without.
+        prompt_blocks: of the same weights; None if each prompt is read alone.
         packed_adapter: as the decoder's `pack_adapter` returned it.
     """
 
     def __init__(
-        self, model: NativeModel, weights: ComputedWeights, packed_adapter: Any = None
+        self,
+        model: NativeModel,
+        weights: ComputedWeights,
+        prompt_blocks: PromptBlocks | None,
+        packed_adapter: Any = None,
     ) -> None:
         self._model = model
         self._weights = weights
+        self._prompt_blocks = prompt_blocks
         self._packed_adapter = packed_adapter
         self._kv_cache = self._new_kv_cache()
         self.hidden_states = HiddenStates()
@@ -257,8 +273,8 @@ class NativeCache:
         self._is_long = True
         with torch.inference_mode():
             ropes = model.ropes(length)
-            for start in range(0, len(self._ids), CAPACITY_STEP):
-                block = self._ids[start : start + CAPACITY_STEP]
+            for start in range(0, len(self._ids), _STEP):
+                block = self._ids[start : start + _STEP]
                 prefill(
                     model.config, self._weights, self._kv_cache, block, ropes, length,
                     model.decoder.prompt_attention,
@@ -272,6 +288,10 @@ class NativeCache:
             rows.append(self._model.decode([self], [[token]]))
         return torch.cat(rows)
 
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many tokens."""
+        self._kv_cache.reserve(tokens)
+
     def prefill(self, ids: Sequence[int]) -> Tensor:
         """Add a block of a prompt; return the last logits."""
         return run_to_end(self.prefill_in_parts(ids))
@@ -284,8 +304,8 @@ class NativeCache:
         self._kv_cache.reserve(self._kv_cache.length + len(ids))
         model.decoder.settle(self.sequence_input([]))
         ropes = model.ropes(self._kv_cache.capacity)
-        if model.prompt_blocks is not None and self._packed_adapter is None:
-            return (yield from model.prompt_blocks.read(self._kv_cache, ids, ropes))
+        if self._prompt_blocks is not None:
+            return (yield from self._prompt_blocks.read(self._kv_cache, ids, ropes))
         start = self._kv_cache.length
         parts = prefill_in_parts(
             model.config, self._weights, self._kv_cache, ids, ropes,
@@ -356,11 +376,10 @@ class NativeCache:
         state: Mapping[str, Tensor],
     ) -> None:
         """Fill the empty cache."""
-        self._kv_cache.reserve(len(ids) + CAPACITY_STEP)  # the chat goes on
+        self._kv_cache.reserve(len(ids))
         for (start, end), block in zip(pairwise([0, *ends]), blocks, strict=True):
             self._kv_cache.write(start, end, block)
         self._kv_cache.length = len(ids)
-        if self._packed_adapter is None:
-            self._kv_cache.prompt = [*ids]
+        self._kv_cache.prompt = [*ids]
         if self.has_state:
             self._kv_cache.recurrent.restore(len(ids), state["states"])

@@ -41,34 +41,54 @@ class GroupMatMul(ABC):
 
 @dataclass(frozen=True)
 class AdaptedMatMul:
-    """A matrix with an adapter: the sum of two products."""
+    """A matrix with a LoRA pair: `base(x) + scale * lora_b(lora_a(x))`."""
 
-    base_layer: MatMul
-    lora: MatMul
+    base: MatMul
+    lora_a: MatMul
+    """Equal for the parts of a matrix that an adapter has in one piece."""
+    lora_b: MatMul
+    scale: float
 
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply, see `MatMul`."""
-        return self.base_layer(x) + self.lora(x)
+        return multiply_all([self], x)[0]
+
+    def add(self, product: Tensor, hidden: Tensor) -> Tensor:
+        """Return the product with the matrix and what follows from that with `lora_a`."""
+        return product + self.lora_b(hidden) * self.scale
 
 
 def multiply_all(matrices: Sequence[MatMul], x: Tensor) -> list[Tensor]:
     """Multiply matrices of the same width with the same vectors, see `MatMul`."""
-    bases = [each.base_layer if isinstance(each, AdaptedMatMul) else each for each in matrices]
-    first = bases[0]
-    if isinstance(first, GroupMatMul) and all(type(each) is type(first) for each in bases):
-        products = first.multiply_group(bases, x)
-    else:
-        products = [base(x) for base in bases]
+    parts: dict[int, MatMul] = {}
+    for each in matrices:
+        own = (each.base, each.lora_a) if isinstance(each, AdaptedMatMul) else (each,)
+        parts.update((id(part), part) for part in own)
+    made = dict(zip(parts, _multiply_group([*parts.values()], x), strict=True))
     return [
-        product + each.lora(x) if isinstance(each, AdaptedMatMul) else product
-        for each, product in zip(matrices, products, strict=True)
+        each.add(made[id(each.base)], made[id(each.lora_a)])
+        if isinstance(each, AdaptedMatMul)
+        else made[id(each)]
+        for each in matrices
     ]
+
+
+def _multiply_group(matrices: Sequence[MatMul], x: Tensor) -> list[Tensor]:
+    first = matrices[0]
+    if isinstance(first, GroupMatMul) and all(type(each) is type(first) for each in matrices):
+        return first.multiply_group(matrices, x)
+    return [each(x) for each in matrices]
 
 
 def multiply_gated(matrix: MatMul, activation: Activation, gate: Tensor, up: Tensor) -> Tensor:
     """Multiply a matrix with `activation(gate) * up`, see `MatMul`."""
     if isinstance(matrix, GroupMatMul):
         return matrix.multiply_gated(activation, gate, up)
+    if isinstance(matrix, AdaptedMatMul) and isinstance(matrix.lora_a, GroupMatMul):
+        base, hidden = (
+            multiply_gated(each, activation, gate, up) for each in (matrix.base, matrix.lora_a)
+        )
+        return matrix.add(base, hidden)
     return matrix(apply_gate(activation, gate, up))
 
 

@@ -67,14 +67,14 @@ class _Job:
 
 
 class PromptBlocks:
-    """The blocks that are about to be read with one model, without adapters.
+    """The blocks that are about to be read with one model and one adapter, or without adapter.
 
     A block waits at its reader's first pause. Who goes on first reads the blocks that wait as
     well; a prompt's results are the same however it is read.
 
     Args:
         config: of the model, without recurrent layers and mixtures of experts.
-        weights: of the model.
+        weights: of the model, with the adapter.
         attend: of the model.
     """
 
@@ -87,6 +87,14 @@ class PromptBlocks:
         self._waiting: list[_Block] = []
         self._caches: WeakSet[KVCache] = WeakSet()
         """Those that read blocks."""
+
+    def with_weights(self, weights: ComputedWeights) -> PromptBlocks:
+        """Return another one, which shares nothing with this one.
+
+        Args:
+            weights: of the same model with an adapter.
+        """
+        return PromptBlocks(self._config, weights, self._attend)
 
     def read(
         self, kv_cache: KVCache, ids: Sequence[int], ropes: RopeTables

@@ -67,6 +67,10 @@ class TorchDecoder:
         """Return the packed weights with an adapter."""
         return with_lora(self._weights, lora)
 
+    def prompt_matrix(self, matrix: Tensor) -> MatMul:
+        """Return what multiplies with a matrix in torch."""
+        return Linear(matrix)
+
     def settle(self, sequence: SequenceInput) -> None:
         """Do nothing: `decode` leaves nothing out."""
 

@@ -105,7 +105,9 @@ class ChatActions:
             return
         if self._leave_search():
             return
-        if composer.cancel_sending():
+        if composer.busy:
+            self._cancel_work()  # such as the indexing of an attached folder
+            composer.cancel_sending()
             return
         if composer.has_focus and composer.editing:
             composer.end_edit()

@@ -49,6 +49,7 @@ class ChatController:
         self.composer = Composer(
             history=lambda: self.sent_messages,
             count_tokens=services.engine.count_tokens,
+            folder_fits=services.engine.fits_context,
             completers=argument_completers(lambda: self.view.app.available_themes),
             read_file=AttachmentReader(services.plugins),
             vision=Vision(lambda: services.engine.engine),

@@ -17,7 +17,7 @@ from textual.timer import Timer
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm.errors import StoreError
+from chatlm.errors import Cancelled, ChatlmError
 from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
 from chatlm.text import escape_controls, one_line
@@ -26,7 +26,7 @@ from chatlm.tui.chat_list import rows
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.rows import RowList, SearchBox, list_bindings
 from chatlm.tui.widgets.hints import Hints
-from chatlm.tui.workers import WriteQueue
+from chatlm.tui.workers import WriteQueue, to_user_error
 
 SEARCH_DELAY_SECONDS = 0.15
 """Seconds without a key press before a search starts."""
@@ -39,13 +39,32 @@ MAX_THOUGHTS = 20
 """Maximum number of thoughts among the results, which follow all others."""
 
 
+BY_MEANING = "~"
+"""Begins a query that is searched by meaning."""
+
+SearchByMeaning = Callable[
+    [str, Callable[[int, int], None], Callable[[], bool]], Sequence[ChatSearchHit]
+]
+"""Searches for a query; reports the texts embedded and all that had to be, and asks whether to
+stop."""
+
+
+@dataclass
+class SearchProgress(Message):
+    """A search by meaning reads texts that are new since the last one."""
+
+    query: str
+    done: int
+    total: int
+
+
 @dataclass
 class SearchFinished(Message):
     """The results of a search."""
 
     query: str
     hits: Sequence[ChatSearchHit] = ()
-    error: StoreError | None = None
+    error: ChatlmError | None = None
 
 
 class ChatsPanel(Vertical):
@@ -55,6 +74,7 @@ class ChatsPanel(Vertical):
         store: where the chats are.
         now: returns the current time, for headings and ages.
         write_queue: runs the changes.
+        search_by_meaning: searches for what follows `BY_MEANING`; used in a thread.
         with_asked: whether the chats of `chatlm ask` are listed.
     """
 
@@ -90,9 +110,11 @@ class ChatsPanel(Vertical):
         now: Callable[[], datetime],
         write_queue: WriteQueue,
         *,
+        search_by_meaning: SearchByMeaning = lambda query, progress, is_cancelled: (),
         with_asked: bool = True,
     ) -> None:
         super().__init__(id="chats-panel")
+        self._search_by_meaning = search_by_meaning
         self.chat_list = ChatList(store, now, write_queue, with_asked=with_asked)
         self._store = store
         self._search_box = SearchBox()
@@ -223,12 +245,37 @@ class ChatsPanel(Vertical):
     @work(thread=True, group="search", exit_on_error=False)
     def _search_worker(self, query: str) -> None:
         try:
+            if query.startswith(BY_MEANING):
+                self._tell_progress(query, 0, 0)
+                hits = self._search_by_meaning(
+                    query.removeprefix(BY_MEANING).strip(),
+                    lambda done, total: self._tell_progress(query, done, total),
+                    lambda: not self.is_attached or self._search_text != query,
+                )
+                self.post_message(SearchFinished(query, hits))
+                return
             hits = self._store.search(query)
             calls = self._store.search(query, MAX_CALLS, part="tools")
             thoughts = self._store.search(query, MAX_THOUGHTS, part="reasoning")
             self.post_message(SearchFinished(query, [*hits, *calls, *thoughts]))
-        except StoreError as error:
+        except Cancelled:
+            self.post_message(SearchFinished(query))
+        except Exception as problem:  # the embedder of a plugin may fail in any way
+            error = to_user_error(problem, "search in the chats")
             self.post_message(SearchFinished(query, error=error))
+
+    def _tell_progress(self, query: str, done: int, total: int) -> None:
+        self.post_message(SearchProgress(query, done, total))
+
+    @on(SearchProgress)
+    def _show_progress(self, event: SearchProgress) -> None:
+        if event.query != self._search_text:
+            return
+        if event.total:
+            self._hit_list.show_text(f"Reading new messages: {event.done:,} of {event.total:,}")
+        elif not self.has_class("-searching"):
+            self._hit_list.show_text("Searching by meaning…")  # the embedder may have to be loaded
+        self.add_class("-searching")
 
     @on(SearchFinished)
     def _show_hits(self, event: SearchFinished) -> None:
@@ -292,6 +339,12 @@ class HitList(RowList):
         self.add_options(_hit_rows(hits) if hits else [Option(_no_hits(query), disabled=True)])
         self.highlighted = row
 
+    def show_text(self, text: str) -> None:
+        """Show a text in place of results."""
+        self.hits = ()
+        self.clear_options()
+        self.add_option(Option(Content(text), disabled=True))
+
     def action_leave(self) -> None:
         """Cancel the search."""
         self.post_message(SearchBox.Closed())
@@ -309,9 +362,11 @@ def open_message(hit: ChatSearchHit) -> ChatList.ChatOpened:
 
 
 def _no_hits(query: str) -> Content:
+    if query.startswith(BY_MEANING):
+        return Content(f"Nothing similar to “{one_line(query[1:].strip(), 60)}”.")
     return Content(
         f"No results for “{one_line(query, 60)}”.\n\nAll words must be in one"
-        " message; the last may be incomplete."
+        f" message; the last may be incomplete. Begin with {BY_MEANING} to search by meaning."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -15,13 +16,14 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
-from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, read_text_file
+from chatlm.chat.attachments import MAX_NAME_WIDTH, FileReader, FolderTooLarge, read_text_file
 from chatlm.chat.images import IMAGE_SUFFIXES
 from chatlm.chat.pasted_images import PastedImages
 from chatlm.chat.resources import Resources
 from chatlm.chat.web_images import fetch_image, is_web_address
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.tui.composer.folders import FolderIndexing
 from chatlm.tui.vision import Vision
 from chatlm.tui.workers import to_user_error
 from chatlm.types.parts import PreparedImage
@@ -65,6 +67,8 @@ class Sources:
     """Servers that need not be public, each as HOST:PORT."""
     pasted: PastedImages = field(default_factory=PastedImages)
     """Images of the clipboard and screenshots."""
+    folder_fits: Callable[[str], bool] = lambda text: True
+    """Whether a message can take the text of a folder."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Attachment:
         if self.path is None:
             return Attached((sources.resources.read_block(self.raw_path),))
         name, _ = split_fragment(self.raw_path) if self.fragment else (self.raw_path, "")
-        return read_attached(self.path, name, self.fragment, sources.read_file)
+        return read_attached(self.path, name, self.fragment, sources.read_file, sources.folder_fits)
 
 
 @dataclass(frozen=True)
@@ -137,9 +141,13 @@ class AttachmentCost:
     """Of its text."""
     pixels: tuple[str, ...] = ()
     """The size of each image, such as `640×480`."""
+    to_index: bool = False
+    """Whether it is a folder that is indexed instead, as it is too large."""
 
     def __str__(self) -> str:
         facts = [self.name]
+        if self.to_index:
+            return f"{self.name} · too large to attach, will be indexed"
         if len(self.pixels) > 1:
             facts.append(f"{len(self.pixels)} images")
         facts += self.pixels[:1] if len(self.pixels) == 1 else []
@@ -298,7 +306,8 @@ def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError], width: int) -
         width: in characters; more than two files are summed up, and two that are too long for it.
     """
     costs = list(costs)
-    known = [cost for cost in costs if isinstance(cost, AttachmentCost)]
+    known = [cost for cost in costs if isinstance(cost, AttachmentCost) and not cost.to_index]
+    indexed = [str(cost) for cost in costs if isinstance(cost, AttachmentCost) and cost.to_index]
     failed = [cost.message for cost in costs if isinstance(cost, ChatlmError)]
     length = sum(len(str(cost)) + 3 for cost in known)
     if len(known) > 2 or (len(known) == 2 and length > width):
@@ -312,7 +321,7 @@ def summarise_costs(costs: Iterable[AttachmentCost | ChatlmError], width: int) -
                 tuple(size for cost in known for size in cost.pixels),
             )
         ]
-    return failed[:1] + [str(cost) for cost in known]
+    return failed[:1] + indexed + [str(cost) for cost in known]
 
 
 @dataclass(frozen=True)
@@ -332,10 +341,20 @@ class OutgoingMessage:
     files: tuple[Attachment, ...] = ()
     sources: Sources = field(default_factory=Sources)
 
+    def without_folder(self, folder: Path) -> OutgoingMessage:
+        """Return the message without a folder, and without its name at either end of the text."""
+        text = self.text.strip()
+        for file in self.files:
+            if file.path == folder:
+                text = text.removeprefix(file.plain_name).removesuffix(file.plain_name).strip()
+        files = tuple(file for file in self.files if file.path != folder)
+        return dataclasses.replace(self, text=text or self.text, files=files)
+
     def read(self) -> CompleteMessage:
         """Return the text followed by the files; call it in a thread if there are files.
 
         Raises:
+            FolderTooLarge: a folder is, see `without_folder`.
             UsageError: a file cannot be read.
         """
         attached = read_attachments(self.files, self.sources)
@@ -384,6 +403,8 @@ class Attachments:
         """A token for each file that is being counted; a cost with another token is outdated."""
         self._message: OutgoingMessage | None = None
         """The message whose files are being read."""
+        self.folders: FolderIndexing | None = None
+        """Indexes folders that are too large; None where nothing does."""
 
     def find_mention(self, path: str) -> str:
         """Return the mention of an existing file.
@@ -429,7 +450,7 @@ class Attachments:
         for mention, file in self._files.items():
             cost = self._costs.get(mention)
             is_known = isinstance(cost, AttachmentCost) and (
-                cost.tokens is not None or bool(cost.pixels)
+                cost.tokens is not None or bool(cost.pixels) or cost.to_index
             )
             if file.is_on_the_web and mention != attached:
                 continue  # a request for each key that completes it would tell others
@@ -503,23 +524,44 @@ class Attachments:
                 `cancel_message`.
         """
 
+        indexed: list[Callable[[], None]] = []
+
         def finish(result: CompleteMessage | ChatlmError) -> None:
             if self._message is message:
                 self._message = None
+                if not isinstance(result, ChatlmError):
+                    for use_index in indexed:
+                        use_index()
                 self._on_changed()
                 on_read(result)
 
         def work() -> None:
-            result = _result_of(partial(self._read, message), "reading attached files")
+            result = _result_of(partial(self._read, message, indexed), "reading attached files")
             self._call_in_ui_thread(partial(finish, result))
 
         self._message = message
         self._on_changed()
         Thread(target=work, name="chatlm-attachments", daemon=True).start()
 
-    def _read(self, message: OutgoingMessage) -> CompleteMessage:
-        """Read a message; one with images that the model cannot read is refused."""
-        whole = message.read()
+    def _read(self, message: OutgoingMessage, indexed: list[Callable[[], None]]) -> CompleteMessage:
+        """Read a message; one with images that the model cannot read is refused.
+
+        Args:
+            message: the message.
+            indexed: receives what lets the chat use the indices of folders that are too large.
+        """
+        try:
+            whole = message.read()
+        except FolderTooLarge as error:
+            if self.folders is None or not self.folders.is_possible:
+                raise
+            if indexed:
+                raise UsageError(
+                    "A chat can use the index of one folder, and several are too large to attach",
+                    hint="Index them together: /rag build PATH, then chatlm rag add NAME PATH",
+                ) from error
+            indexed.append(self.folders.index(error.folder))
+            return self._read(message.without_folder(error.folder), indexed)
         self._vision.check([each.image for each in whole.images])
         return whole
 
@@ -537,7 +579,12 @@ class Attachments:
         token = self._counting[file.mention] = object()
 
         def count() -> AttachmentCost:
-            attached = file.read(self._sources)
+            try:
+                attached = file.read(self._sources)
+            except FolderTooLarge:
+                if self.folders is None or not self.folders.is_possible:
+                    raise
+                return AttachmentCost(file.short_name, None, to_index=True)
             images = [each.image for each in attached.images]
             self._vision.check(images)
             text = "\n\n".join(attached.blocks)

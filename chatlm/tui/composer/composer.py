@@ -43,6 +43,7 @@ from chatlm.tui.composer.drafts import (
     TemporaryEdit,
     sanitise,
 )
+from chatlm.tui.composer.folders import FolderIndexing
 from chatlm.tui.composer.suggestion_line import SuggestionLine
 from chatlm.tui.composer.vim import VimKeys
 from chatlm.tui.vision import Vision
@@ -67,6 +68,7 @@ class Composer(DraftArea):
         slash_commands: the slash commands; None for all.
         history: the messages sent before, newest first.
         count_tokens: returns the tokens of a text; called in a thread.
+        folder_fits: whether a message can take the text of a folder; called in a thread.
         completers: completes the arguments of commands, by the command's name. Paths are completed
             without it.
         folder: where paths start; None for the working directory.
@@ -134,6 +136,7 @@ class Composer(DraftArea):
         *,
         history: Callable[[], Sequence[str]] = tuple,
         count_tokens: TokenCounter = lambda text: None,
+        folder_fits: Callable[[str], bool] = lambda text: True,
         completers: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
         read_file: FileReader = read_text_file,
@@ -162,7 +165,7 @@ class Composer(DraftArea):
         self._attachments = Attachments(
             folder,
             count_tokens,
-            Sources(read_file, resources, web_hosts, pasted or PastedImages()),
+            Sources(read_file, resources, web_hosts, pasted or PastedImages(), folder_fits),
             vision or Vision(),
             call_in_ui_thread=self.call_later,
             on_changed=self.update_border,
@@ -378,6 +381,10 @@ class Composer(DraftArea):
         blank = " " if column and not self.document[row][column - 1].isspace() else ""
         self.insert(f"{blank}{mention} ", maintain_selection_offset=False)
         self._attachments.scan(self.text, attached=mention)
+
+    def index_folders_by(self, folders: FolderIndexing) -> None:
+        """Let folders that are too large to attach be indexed."""
+        self._attachments.folders = folders
 
     def recount_files(self) -> None:
         """Count the files again, for example after a model was loaded."""

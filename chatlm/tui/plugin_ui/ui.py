@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from chatlm.chat.side_chats import InMemorySideChats
+from chatlm.chat.tool_set import ToolOptions
 from chatlm.text import escape_controls, one_line
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.composer.drafts import sanitise
@@ -234,7 +235,9 @@ class PluginUi:
         if sampling is not None:
             self._chat.edits.set_sampling(sampling)
         if tools:
-            self._chat.edits.set_tools(self._chat.conversation.tools.with_offers(tools))
+            chosen = self._chat.conversation.tools
+            were_on = ToolOptions(self._host.services.config.tools).is_on(chosen)
+            self._chat.edits.set_tools(chosen.with_offers(tools, were_on=were_on))
 
     async def _new_chat(
         self,

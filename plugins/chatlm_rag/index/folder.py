@@ -132,6 +132,11 @@ def _is_index(folder: IndexFolder) -> bool:
     return (folder.path / CURRENT_FILE).is_file() or folder.partial.is_dir()
 
 
+def suggest_name(path: Path) -> str:
+    """Return the name of an index of a file or folder; empty if its name has no usable letter."""
+    return re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64].rstrip("-")
+
+
 def find_index(name: str) -> IndexFolder:
     """Find an index by name.
 

@@ -1,48 +1,53 @@
-"""Checkpoints of a classifier's training run, to continue from or to finish with."""
+"""The checkpoint of a training run that is written in torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from chatlm import ChatlmError
-from chatlm.plugin_kit.training_runs import TrainingRuns
-from chatlm_emotion.card import CLASSIFIERS
-from chatlm_emotion.progress import ClassifierProgress
-
-RUNS = TrainingRuns(CLASSIFIERS, "chatlm emotion train")
+from chatlm.errors import ChatlmError
 
 _FILE = "checkpoint.safetensors"
 _LEARNT, _BEST, _OPTIMIZER, _RANDOM = "learnt/", "best/", "optimizer/", "random"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """The only checkpoint of a run: each one replaces the one before."""
+class TrainingCheckpoint:
+    """The only checkpoint of a run: each one replaces the one before.
+
+    checkpoint = TrainingCheckpoint(folder)
+    best = checkpoint.load(parameters, optimizer, progress.restore) or {}
+    for step in range(progress.step, total_steps):
+        train_step()
+        if should_stop():
+            checkpoint.save(parameters, best, optimizer, progress.to_dict())
+    """
 
     folder: Path
+    """Of the run, see `chatlm.plugin_kit.training_runs`."""
 
     def save(
         self,
         learnt: Mapping[str, Tensor],
         best: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
-        progress: ClassifierProgress,
+        progress: Mapping[str, Any],
     ) -> None:
-        """Save all that the next step depends on, and the best weights so far.
+        """Save all that the next step depends on, the best weights so far and torch's seed.
 
         Args:
             learnt: the trainable parameters.
             best: their values at the best evaluation; empty before the first.
             optimizer: of the parameters, in the same order.
-            progress: of the run.
+            progress: of the run, as JSON values.
 
         Raises:
             OSError: the disk is full.
@@ -57,7 +62,7 @@ class Checkpoint:
             save_file(
                 {name: value.contiguous() for name, value in tensors.items()},
                 new,
-                metadata={"progress": json.dumps(progress.to_dict())},
+                metadata={"progress": json.dumps(progress)},
             )
         except SafetensorError as error:
             raise OSError(str(error)) from error
@@ -67,9 +72,15 @@ class Checkpoint:
         self,
         learnt: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer | None,
-        progress: ClassifierProgress,
+        restore_progress: Callable[[Mapping[str, Any]], None],
     ) -> dict[str, Tensor] | None:
-        """Load the checkpoint into the parameters, the optimizer, the progress and torch's seed.
+        """Load the checkpoint into the parameters, the optimizer and torch's seed.
+
+        Args:
+            learnt: the trainable parameters.
+            optimizer: of the parameters, in the same order; None if training does not go on.
+            restore_progress: takes what `save` was given; it raises KeyError, TypeError or
+                ValueError if that is not valid.
 
         Returns:
             The best weights so far, empty before the first evaluation; None without a checkpoint.
@@ -82,7 +93,7 @@ class Checkpoint:
             return None
         try:
             with safe_open(path, "pt") as file:
-                progress.restore(json.loads(file.metadata()["progress"]))
+                restore_progress(json.loads(file.metadata()["progress"]))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             with torch.no_grad():
                 for name, value in learnt.items():
