@@ -11,7 +11,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -22,13 +22,7 @@ from chatlm.engines.native.attention import AttentionConfig
 from chatlm.engines.native.c_decoder import CDecoder
 from chatlm.engines.native.compiler import decoder_name, ready_library
 from chatlm.engines.native.kernel import FORMATS, Kernel, PackedMatrix
-from chatlm.engines.native.kv_cache import (
-    CAPACITY_STEP,
-    LANES,
-    KVCache,
-    SequenceInput,
-    allocate_huge_pages,
-)
+from chatlm.engines.native.kv_cache import LANES, KVCache, SequenceInput, allocate_huge_pages
 from chatlm.engines.native.mlp import DenseMlpConfig
 from chatlm.engines.native.model_config import LayerConfig, ModelConfig
 from chatlm.engines.native.rope import RopeConfig, RopeTables
@@ -52,6 +46,8 @@ _FILL = 0x3C
 _HIDDEN_SIZE = 1024
 
 _HEAD_DIM = 64
+
+_POSITIONS = 64
 
 _LAYERS = 16
 """By so many the deeper of two models, whose times are compared, has more."""
@@ -189,7 +185,7 @@ class _Probe:
         """Return what decodes a token of a text, always the same one."""
         decoder, config = self._model(layers, head), _config(layers, head.rows)
         cache = KVCache(config, self._kernel.dtype, "cpu")
-        ropes = RopeTables(config.ropes, CAPACITY_STEP, torch.device("cpu"))
+        ropes = RopeTables(config.ropes, _POSITIONS, torch.device("cpu"))
 
         def decode() -> Tensor:
             cache.length = 0
@@ -205,7 +201,7 @@ def _duration(call: Callable[[], object]) -> float:
 
 
 def _config(layers: int, vocab_size: int) -> ModelConfig:
-    return ModelConfig(_HIDDEN_SIZE, vocab_size, CAPACITY_STEP, 1e-5, (_layer(),) * layers)
+    return ModelConfig(_HIDDEN_SIZE, vocab_size, _POSITIONS, 1e-5, (_layer(),) * layers)
 
 
 def _layer() -> LayerConfig:
@@ -217,4 +213,5 @@ def _layer() -> LayerConfig:
 
 
 def _matrix(rows: int, columns: int) -> StoredMatrix:
-    return stored_tensor(torch.full((rows, columns), 0.01, dtype=torch.bfloat16))
+    stored = stored_tensor(torch.full((rows, columns), 0.01, dtype=torch.bfloat16))
+    return replace(stored, mapped=())  # it is in no file, so no memory is given back to the system
