@@ -125,7 +125,7 @@ class _Probe:
     def run(self, seconds: float) -> KernelSpeed:
         """Repeat rounds of all measurements until the time is over."""
         self._round()  # wakes threads, touches memory
-        rounds = []
+        rounds: list[tuple[Mapping[str, float], float]] = []
         end = time.perf_counter() + seconds
         while not rounds or time.perf_counter() < end:
             rounds.append(self._round())
