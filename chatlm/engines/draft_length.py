@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 FIRST_DRAFT_TOKENS, MAX_DRAFT_TOKENS = 2, 8
 """Limit of a draft's length at the start of a reply, which doubles with each draft that is accepted
 as a whole, and its end: longer ones seldom are."""
@@ -39,6 +41,20 @@ _MEMORY = 0.9
 _EARLIER_REPLIES = 0.5
 """Weight of what drafts gained in earlier replies."""
 
+_NEWEST_STEPS = 8
+"""Steps with one token of which the shortest counts: in others, something else ran meanwhile.
+Drafts are compared with the machine at its best, or what disturbs it would hide their losses."""
+
+_FIRST_STEPS = 3
+"""Steps with one token before the first draft, since one alone may have been disturbed."""
+
+_MAX_PAUSE = 15
+"""Limit of the steps without a draft after one of which nothing was chosen. They double with each
+such draft in succession, so that few are made in vain, however long they seem to take."""
+
+_MAX_DRAFTS = 8
+"""Drafts in succession before a step with one token, which shows anew what they compare with."""
+
 _MAX_OUTLIER = 2.0
 """A longer time, relative to the mean, counts as so long: something else ran meanwhile."""
 
@@ -50,10 +66,10 @@ class DraftLength:
     """
 
     def __init__(self) -> None:
-        self._plain_seconds: float | None = None
-        """Of a step with one token."""
-        self._plain_cycle: float | None = None
-        """From one such step to the next, with all that is done for a token."""
+        self._plain_steps: deque[float] = deque(maxlen=_NEWEST_STEPS)
+        """Seconds of the newest steps with one token."""
+        self._plain_cycles: deque[float] = deque(maxlen=_NEWEST_STEPS)
+        """From each such step to the next, with all that is done for a token."""
         self._extra_seconds: float | None = None
         """Of each further token in a step."""
         self._draft_seconds: float | None = None
@@ -67,6 +83,10 @@ class DraftLength:
         self._credit = _FIRST_CREDIT
         """Time that drafts may lose now, reading included, in steps with one token."""
         self._longest = FIRST_DRAFT_TOKENS
+        self._pause = self._pause_left = 0
+        """Steps without a draft after the newest draft, and those still to come."""
+        self._drafts = 0
+        """Since the newest step with one token."""
         self._balance = 0.0
         """What drafts brought to the reply, likewise."""
         self._gained = 0.0
@@ -90,6 +110,17 @@ class DraftLength:
         self._credit = min(_FIRST_CREDIT + _EARLIER_REPLIES * self._gained, _MAX_FIRST_CREDIT)
         self._balance = 0.0
         self._longest = FIRST_DRAFT_TOKENS
+        self._pause = self._pause_left = 0
+
+    @property
+    def _plain_seconds(self) -> float | None:
+        """Of a step with one token."""
+        return min(self._plain_steps) if len(self._plain_steps) >= _FIRST_STEPS else None
+
+    @property
+    def _plain_cycle(self) -> float | None:
+        """From one such step to the next."""
+        return min(self._plain_cycles, default=None)
 
     @property
     def acceptance(self) -> float:
@@ -104,7 +135,7 @@ class DraftLength:
             unread: tokens that the draft model has to read before.
         """
         longest = min(limit, self._longest)
-        if longest < 1 or self._plain_seconds is None or self._skipped:
+        if longest < 1 or self._plain_seconds is None or self._skipped or self._pause_left:
             return 0
         credit = self._credit * self._plain_seconds
         reading = 0.0
@@ -134,7 +165,7 @@ class DraftLength:
     def record_step(self, tokens: int, seconds: float) -> None:
         """Take the time of a step of the large model."""
         if tokens == 1:
-            self._plain_seconds = _mean(self._plain_seconds, seconds)
+            self._plain_steps.append(seconds)
         elif self._plain_seconds is not None:
             extra = max(0.0, seconds - self._plain_seconds) / (tokens - 1)
             self._extra_seconds = _mean(self._extra_seconds, extra)
@@ -150,7 +181,8 @@ class DraftLength:
 
     def record_plain_cycle(self, seconds: float) -> None:
         """Take the time from a step with one token to the next step."""
-        self._plain_cycle = _mean(self._plain_cycle, seconds)
+        self._plain_cycles.append(seconds)
+        self._pause_left, self._drafts = max(self._pause_left - 1, 0), 0
         self._earn(_CREDIT_PER_TOKEN)
 
     def record_outcome(self, drafted: int, accepted: int, seconds: float) -> None:
@@ -165,6 +197,9 @@ class DraftLength:
             self._longest = min(max(2 * drafted, self._longest), MAX_DRAFT_TOKENS)
         else:
             self._longest = max(accepted, FIRST_DRAFT_TOKENS)
+        self._pause = 0 if accepted else min(2 * self._pause + 1, _MAX_PAUSE)
+        self._drafts += 1
+        self._pause_left = max(self._pause, int(self._drafts >= _MAX_DRAFTS))
         self._accepted = _MEMORY * self._accepted + accepted
         self._tried = _MEMORY * self._tried + min(accepted + 1, drafted)
         if self._plain_cycle is not None:

@@ -151,7 +151,8 @@ class GenerationState:
         withheld = self._withheld_text()
         if not deltas or (withheld and deltas[-1].part != self.parser.part):
             deltas.append(Delta("", usage=self.usage, part=self.parser.part))
-        deltas[-1] = dataclasses.replace(deltas[-1], withheld=withheld, calls=tuple(calls))
+        if withheld or calls:
+            deltas[-1] = dataclasses.replace(deltas[-1], withheld=withheld, calls=tuple(calls))
         if reason is None:
             return [*deltas]
         whole_calls = self._tool_calls()
@@ -261,7 +262,8 @@ class GenerationState:
         """Let stop strings end the answer; a thought may contain them."""
         if piece.part == "reasoning":
             return piece
-        return dataclasses.replace(piece, text=self.stop_filter.feed(piece.text))
+        text = self.stop_filter.feed(piece.text)
+        return piece if text == piece.text else dataclasses.replace(piece, text=text)
 
     def _detokenize_until(self, end: int) -> str:
         """Return the text of all tokens before a position that were not yet released."""

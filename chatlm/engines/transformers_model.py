@@ -79,6 +79,7 @@ class TransformersModel:
         processor: ImageProcessor | None = None,
     ) -> None:
         self.module = load_model(name, folder, placement)
+        _shorten_scans(self.module)
         self.mode = _choose_mode(name, self.module)
         self.rope_switch = rope_switch(self.module.config)
         self.images: TransformersImages | None = None
@@ -150,6 +151,18 @@ class PeftAdaptedModel:
     def close(self) -> None:
         """Unload the adapter."""
         self._model.adapters.remove(self._adapter)
+
+
+_SCAN_CHUNK = 64
+"""Tokens that a Mamba-2 layer scans at once on the processor; it pads blocks to multiples of that.
+The short blocks at the end of a chat are such multiples."""
+
+
+def _shorten_scans(module: Any) -> None:
+    """Let Mamba-2 layers scan fewer tokens at once; only rounding depends on it."""
+    for layer in module.modules() if module.device.type == "cpu" else ():
+        if hasattr(layer, "chunk_size") and hasattr(layer, "ssm_state_size"):
+            layer.chunk_size = min(layer.chunk_size, _SCAN_CHUNK)
 
 
 def _device_names(model: Any) -> str:

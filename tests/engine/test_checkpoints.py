@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,11 +14,13 @@ import pytest
 import torch
 
 from benchmarks import architectures, tiny_architectures
+from chatlm.engines import saved_caches
+from chatlm.engines.batching import stream_many
 from chatlm.engines.kv_layout import KEPT_BEHIND_WINDOW, MAX_STATES, read_kv_layout
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.prompt_cache import CachedPrompt, decode_batch
 from chatlm.engines.transformers_cache import TransformersCache
-from chatlm.engines.transformers_model import TransformersModel
+from chatlm.engines.transformers_model import TransformersModel, load_model
 from chatlm.types.events import Delta, Finished, PromptReady
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -92,6 +96,40 @@ def test_a_seed_gives_the_same_text_warm_or_cold(model: TransformersModel, tmp_p
             assert reply(engine, question, sampling)[1] == ahead[-1]  # nothing was read in vain
 
 
+def test_a_seed_gives_the_same_text_in_a_batch_and_after_a_restart(
+    model: TransformersModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_caches, "MIN_TOKENS", 64)
+    name = model.module.config.model_type
+    folder, chat = tmp_path / "model", tmp_path / "chat"
+    tiny_architectures.save(folder, name)
+    sampling = Sampling(temperature=1.0, seed=7, max_tokens=20)
+    story = (Message("user", "A fact about the sea, please. " * 14),)
+    longer = (*story, Message("assistant", "It is wide."), Message("user", "And how deep?"))
+    requests = [Request(messages, sampling) for messages in (story, longer)]
+
+    def open_engine() -> LocalEngine:
+        return LocalEngine.from_folder(
+            name, folder, architectures.FLOAT32, engine="transformers", chat_cache=10**9
+        )
+
+    with closing(open_engine()) as engine:
+        cold = []
+        for request in requests:
+            engine._prompt_cache.clear()
+            cold.append(reply(engine, request.messages, sampling)[0])
+        texts = ["", ""]
+        for index, event in stream_many(engine, requests):
+            texts[index] += event.text if isinstance(event, Delta) else ""
+        assert texts == cold
+        list(engine.read_ahead(Request(longer[:2], sampling, cache_folder=chat)))
+    with closing(open_engine()) as restarted:
+        events = list(restarted.stream(Request(longer, sampling, cache_folder=chat)))
+    assert isinstance(events[0], PromptReady)
+    assert events[0].cached_tokens >= 256
+    assert "".join(each.text for each in events if isinstance(each, Delta)) == cold[1]
+
+
 def reply(
     engine: LocalEngine, messages: tuple[Message, ...], sampling: Sampling
 ) -> tuple[str, int]:
@@ -145,6 +183,34 @@ def test_states_are_copied_where_lengths_are_cropped(tmp_path: Path) -> None:
     cache.prefill(IDS[:64])
     (taken,) = cache._checkpoints._taken
     assert all("keys" not in state for state in taken.states.values())
+
+
+@pytest.mark.parametrize("name", ["granitemoehybrid", "falcon_h1"])
+def test_a_short_block_is_not_padded_to_a_long_scan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """A turn with a short message would cost as much as 256 tokens."""
+    tiny_architectures.save(tmp_path, name)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mamba_chunk_size": 256}))
+    own = load_model(name, tmp_path, architectures.FLOAT32)
+    expected = own(torch.tensor([IDS[:300]])).logits[0, -1]
+    scanned = []
+    scan = sys.modules[type(own).__module__].mamba2_chunk_scan
+
+    def count(hidden_states: torch.Tensor, *arguments: Any, chunk_size: int, **others: Any) -> Any:
+        scanned.append(-hidden_states.shape[1] // chunk_size * -chunk_size)
+        return scan(hidden_states, *arguments, chunk_size=chunk_size, **others)
+
+    model = TransformersModel(name, tmp_path, architectures.FLOAT32)
+    monkeypatch.setattr(sys.modules[type(own).__module__], "mamba2_chunk_scan", count)
+    cache = model.new_cache()
+    cache.prefill(IDS[:256])
+    assert set(scanned) == {256}
+    scanned.clear()
+    logits = cache.prefill(IDS[256:300])
+    assert set(scanned) == {64}
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
 def test_an_edit_behind_what_windows_have_kept_reads_all_again(windows: TransformersModel) -> None:

@@ -111,6 +111,18 @@ def test_after_an_error_the_others_begin_again(
     assert_same(list(map(finish, caches[1:], readings[1:])), expected[1:])
 
 
+def test_a_cache_that_grew_while_it_decoded_takes_what_another_has_read(
+    folder: Path, model: NativeModel
+) -> None:
+    ids = random_ids(folder)
+    source, cache = model.new_cache(), model.new_cache()
+    source.prefill(ids[:70])
+    with torch.inference_mode():
+        cache._kv_cache.reserve(200)
+    made = finish(cache, begin(cache, ids[:90]))
+    assert_same([made], read_and_reply(native_model(folder, torch.bfloat16, "bf16"), [ids[:90]]))
+
+
 def test_adapters_and_long_blocks_are_read_apart(
     folder: Path, model: NativeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

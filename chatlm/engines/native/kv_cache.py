@@ -219,11 +219,12 @@ class KVCache:
         """Allocate the memory of all layers; what is not used yet is not taken from the system."""
         shapes = [kv_layer_shape(each, capacity, self.kv_format) for each in self._attention]
         is_int8 = self.kv_format == "int8"
-        kv = self._allocate_tensors(shapes, torch.int8 if is_int8 else self.dtype)
         scales: Sequence[Tensor | None] = [None] * len(shapes)
-        if is_int8:
-            groups = [(*shape[:3], shape[3] // GROUP) for shape in shapes]
-            scales = self._allocate_tensors(groups, torch.bfloat16)
+        with torch.inference_mode(False):  # a cache that grows there is also written elsewhere
+            kv = self._allocate_tensors(shapes, torch.int8 if is_int8 else self.dtype)
+            if is_int8:
+                groups = [(*shape[:3], shape[3] // GROUP) for shape in shapes]
+                scales = self._allocate_tensors(groups, torch.bfloat16)
         return KVBuffer(
             tuple(
                 KVLayer(own, own_scales, each.head_dim)

@@ -17,9 +17,7 @@
 #include "prompt_experts.h"
 #include "recurrent_steps.h"
 
-#include <sched.h>
-
-enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
+enum { SPINS_BEFORE_SLEEP = 2000 };
 
 /* --- phases -------------------------------------------------------------------------------- */
 
@@ -169,18 +167,9 @@ static void begin_phase(Decoder *d, int64_t phase)
 {
     int64_t tasks = phase_tasks(d, phase);
     atomic_store(&d->finished_tasks, 0);
+    atomic_store(&d->input_progress->next, 0);
+    atomic_store(&d->input_progress->ready, 0);
     atomic_store(&d->ticket, make_ticket(phase, tasks));
-}
-
-static inline void spin_wait(int *spins)
-{
-    if (++*spins > SPINS_BEFORE_YIELD)
-        sched_yield(); /* the other thread may be waiting for this core */
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
 }
 
 /* Run tasks until the call is done. */
@@ -253,7 +242,7 @@ void close_decoder(Decoder *d)
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->wake);
     free(d->arena), free(d->partial_attention), free(d->lora_hidden);
-    free(d->prompt_area), free(d->routing);
+    free(d->prompt_area), free(d->routing), free(d->input_progress);
     free(d->buffers), free(d->strides), free(d->scratch), free(d->workers), free(d);
 }
 
@@ -373,6 +362,11 @@ Decoder *open_decoder(const Model *model, int threads)
         return NULL;
     memset(d, 0, sizeof *d);
     d->model = *model, d->num_threads = threads;
+    d->input_progress = aligned_alloc(64, sizeof *d->input_progress);
+    if (!d->input_progress) {
+        free(d);
+        return NULL;
+    }
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->wake, NULL);
     begin_phase(d, end_phase(model));

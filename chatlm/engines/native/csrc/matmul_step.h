@@ -139,30 +139,53 @@ static void read_residual(const Decoder *d, int64_t token, const float *norm, fl
         memcpy(out, residual, (size_t)m->hidden_size * sizeof *out);
 }
 
-/* Compute the input of a step. Each thread does so before its first task: sharing it costs more. */
+/* Compute one token's vector of a step's input. */
+static void prepare_token(const Decoder *d, const MatmulStep *step, int64_t token, Activations x,
+                          float *values)
+{
+    bool is_buffer = step->input == INPUT_BUFFER, any_quantized = false;
+    values += token * x.stride;
+    for (int64_t i = 0; i < step->matrix_count; i++)
+        any_quantized |= is_quantized(step->matrices[i].matrix.format);
+    if (step->input == INPUT_ATTENTION)
+        merge_chunks(d, step->attention, token, values);
+    else if (!is_buffer)
+        read_residual(d, token, step->norm, values);
+    for (int64_t i = step->input_size; !is_buffer && i < x.stride; i++)
+        values[i] = 0.0f;
+    if (any_quantized)
+        quantize_activations(activations_from(x, token));
+}
+
+enum { MIN_SHARED_TOKENS = 4 };
+
+/* Compute the input of a step. Each thread does so before its first task; of many tokens, the threads
+   divide the work, which costs more for few. */
 static void prepare_matmul(const Decoder *d, int64_t phase, const MatmulStep *step,
                            ThreadScratch *s)
 {
     if (is_prepared(d, phase, s))
         return;
-    bool is_shared = step->input == INPUT_BUFFER, any_quantized = false;
-    int64_t width = step->matrices[0].matrix.width;
-    float *values = is_shared ? d->buffers[step->input_buffer] : s->prepared;
-    for (int64_t i = 0; i < step->matrix_count; i++)
-        any_quantized |= is_quantized(step->matrices[i].matrix.format);
-    s->input.values = values, s->input.stride = width;
-    for (int64_t t = 0; t < d->token_count; t++, values += width) {
-        if (step->input == INPUT_ATTENTION)
-            merge_chunks(d, step->attention, t, values);
-        else if (!is_shared)
-            read_residual(d, t, step->norm, values);
-        for (int64_t i = step->input_size; !is_shared && i < width; i++)
-            values[i] = 0.0f;
-        if (any_quantized)
-            quantize_activations(activations_from(s->input, t));
+    bool is_shared = d->num_threads > 1 && d->token_count >= MIN_SHARED_TOKENS;
+    const ThreadScratch *owner = is_shared ? &d->scratch[0] : s;
+    InputProgress *progress = d->input_progress;
+    float *values = step->input == INPUT_BUFFER ? d->buffers[step->input_buffer] : owner->prepared;
+    Activations x = owner->input;
+    x.values = values, x.stride = step->matrices[0].matrix.width;
+    if (is_shared) {
+        for (int64_t t; t = atomic_fetch_add(&progress->next, 1), t < d->token_count;) {
+            prepare_token(d, step, t, x, values);
+            atomic_fetch_add(&progress->ready, 1);
+        }
+        for (int spins = 0; atomic_load(&progress->ready) < d->token_count;)
+            spin_wait(&spins);
+    } else {
+        for (int64_t t = 0; t < d->token_count; t++)
+            prepare_token(d, step, t, x, values);
     }
+    s->step_input = x;
     if (has_lora(d, step))
-        lora_down_step(d, step, s->input, s->lora_hidden);
+        lora_down_step(d, step, x, s->lora_hidden);
 }
 
 /* The rows of one task of gate_proj and the same of up_proj, if there is one. */
@@ -175,11 +198,11 @@ static void run_gated(const Decoder *d, const MatmulStep *step, int64_t task,
     OutputVectors gate = {d->buffers[step->output_buffer], d->strides[step->output_buffer]};
     OutputVectors up = {d->buffers[step->up_buffer], d->strides[step->up_buffer]};
     up.data += step->up_offset;
-    matmul(d, matrix, task, s->input, gate, false, 1.0f);
+    matmul(d, matrix, task, s->step_input, gate, false, 1.0f);
     if (has_lora(d, step))
         add_lora(d, step, 0, task, s->lora_hidden, gate, 1.0f);
     if (step->matrix_count > 1) {
-        matmul(d, &step->matrices[1].matrix, task, s->input, up, false, 1.0f);
+        matmul(d, &step->matrices[1].matrix, task, s->step_input, up, false, 1.0f);
         if (has_lora(d, step))
             add_lora(d, step, 1, task, s->lora_hidden, up, 1.0f);
     }
@@ -211,7 +234,7 @@ static void run_matmul(const Decoder *d, int64_t phase, const MatmulStep *step, 
     for (const PackedMatrix *m; m = &step->matrices[index].matrix, task >= matrix_tasks(d, m);
          index++)
         task -= matrix_tasks(d, m), y.data += m->rows;
-    matmul(d, &step->matrices[index].matrix, task, s->input, y, adds, multiplier);
+    matmul(d, &step->matrices[index].matrix, task, s->step_input, y, adds, multiplier);
     if (has_lora(d, step))
         add_lora(d, step, index, task, s->lora_hidden, y, multiplier);
 }

@@ -10,6 +10,7 @@
 #include "prompt_matmul.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 enum { KV_CHUNK = 64 };        /* tokens of the KV cache that one attention task reads */
@@ -221,12 +222,19 @@ typedef struct {
     float *kv_scales; /* of a chunk's keys, then of its values */
     float *attention; /* see prompt_attention_size */
     float *memory;    /* see memory_scratch_size */
-    Activations input; /* of `prepared` or of a shared buffer */
+    Activations input; /* of `prepared` or of a buffer */
+    Activations step_input; /* of the current matmul step: `input`, its own or the first thread's */
     Activations gathered; /* of up to MAX_VECTORS tokens that use the same expert */
     PromptBuffers prompt;
     unsigned call;
-    int64_t phase; /* for which `input` and `lora_hidden` are prepared */
+    int64_t phase; /* for which the input and `lora_hidden` are prepared */
 } ThreadScratch;
+
+/* How far the threads are that prepare the input of a step together, in tokens. */
+typedef struct {
+    _Alignas(64) atomic_uint next;
+    _Alignas(64) atomic_uint ready;
+} InputProgress;
 
 typedef struct {
     _Alignas(64) atomic_ullong ticket; /* phase, its tasks and the next one; see make_ticket */
@@ -236,6 +244,7 @@ typedef struct {
     float **buffers;
     int64_t *strides; /* floats from one token to the next, by buffer */
     Routing *routing; /* by the last router */
+    InputProgress *input_progress; /* of the current phase */
     int64_t token_count, max_lora_rank;
     TokenState tokens[MAX_STEP_TOKENS];
     float *logits; /* (tokens, vocab_size) */
@@ -255,6 +264,19 @@ typedef struct {
     int num_threads, num_workers;
     pthread_t *workers;
 } Decoder;
+
+enum { SPINS_BEFORE_YIELD = 4000 };
+
+static inline void spin_wait(int *spins)
+{
+    if (++*spins > SPINS_BEFORE_YIELD)
+        sched_yield(); /* the other thread may be waiting for this core */
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 static void rms_norm(const float *x, const float *weight, int64_t size, float epsilon, float *out)
 {
