@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from chatlm import UsageError
 from chatlm_lab.decoder import (
     EPSILON,
+    MLP,
     DecoderBlock,
     MultiHeadAttention,
     RMSNorm,
@@ -172,9 +173,10 @@ def test_a_block_adds_to_what_passes_through_it() -> None:
     block = DecoderBlock(WIDTH, 2, 64, 0.0)
     x = torch.randn(1, 4, WIDTH)
     between = x + block.attention(block.norm_1(x), None)[0]
-    normed = block.norm_2(between)
-    hidden = torch.relu(normed @ block.mlp.W_1.weight.T + block.mlp.W_1.bias)
-    expected = between + hidden @ block.mlp.W_2.weight.T + block.mlp.W_2.bias
+    normed, mlp = block.norm_2(between), block.mlp
+    assert isinstance(mlp, MLP)
+    hidden = torch.relu(normed @ mlp.W_1.weight.T + mlp.W_1.bias)
+    expected = between + hidden @ mlp.W_2.weight.T + mlp.W_2.bias
     torch.testing.assert_close(block(x, None)[0], expected)
 
 
