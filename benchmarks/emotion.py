@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.emotion_domains import out_of_domain
+from benchmarks.tools_replies import wilson
 from chatlm import ensure_model, expand_path
 from chatlm.plugin_kit.training import training_display
 from chatlm.text import dump_json
@@ -192,6 +194,8 @@ def measure_domain(
     plain = evaluate(Classifier(card, Remembered(encoder, None)), dataset).to_dict()
     unsure_of_neutral = found["unsure_without_label"] * found["without_label"]
     unsure = unsure_of_neutral + found["unsure"] * found["texts"]
+    right = round(found["neutral_without_label"] * found["without_label"])
+    called = right + round(found["neutral"] * found["texts"])
     return {
         "title": title,
         "texts": found["texts"],
@@ -206,6 +210,10 @@ def measure_domain(
         "neutral": found["without_label"],
         "unsure_of_neutral": found["unsure_without_label"],
         "neutral_of_unsure": unsure_of_neutral / unsure if unsure else None,
+        "called_neutral": called,
+        "neutral_of_called": right / called if called else None,
+        "neutral_of_called_interval": wilson(right, called) if called else None,
+        "neutral_found": found["neutral_without_label"],
     }
 
 
@@ -234,6 +242,10 @@ class Remembered:
         """Return logits, `(len(texts), labels)`."""
         return self.logits_and_states(texts)[0]
 
+    def are_neutral(self, texts: Sequence[str], states: Any) -> NDArray[np.bool_]:
+        """Return which texts are neutral, from their states."""
+        return self._encoder.are_neutral(texts, states)
+
     def logits_and_states(self, texts: Sequence[str]) -> tuple[Any, Any]:
         """Return logits, `(len(texts), labels)`, and states, `(len(texts), width)`."""
         if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
@@ -249,16 +261,21 @@ def print_domains(domains: Sequence[dict[str, Any]]) -> None:
     print(f"\n{card_module.DEFAULT_CLASSIFIER} in and out of domain; in brackets without its shift")
     print(
         "| texts | number | accuracy (95 %) | macro-F1 | ECE | right if sure | unsure "
-        "| unsure of neutral ones |"
+        "| unsure of neutral ones | right where neutral | neutral ones found |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for row in domains:
         low, high = row["accuracy_interval"]
         neutral = f"{row['unsure_of_neutral']:.0%} of {row['neutral']}" if row["neutral"] else ""
+        right = f" of {row['called_neutral']}"
+        if row["neutral_of_called"] is not None:
+            low_right, high_right = row["neutral_of_called_interval"]
+            right = f"{row['neutral_of_called']:.0%} ({low_right:.2f}–{high_right:.2f}){right}"
+        found = f"{row['neutral_found']:.0%}" if row["neutral"] else ""
         print(
             f"| {row['title']} | {row['texts']:,} | {row['accuracy']:.3f} ({low:.3f}–{high:.3f}) "
             f"| {row['macro_f1']:.3f} | {row['ece']:.3f} ({row['ece_without_shift']:.3f}) "
-            f"| {row['sure_accuracy']:.3f} | {row['unsure']:.0%} | {neutral} |"
+            f"| {row['sure_accuracy']:.3f} | {row['unsure']:.0%} | {neutral} | {right} | {found} |"
         )
 
 

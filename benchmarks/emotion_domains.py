@@ -5,6 +5,8 @@
   `goemotions_labels.txt`. Texts with several emotions, and those with disgust, are left out.
 - ISEAR (Scherer and Wallbott 1994; for research): situations in which people felt an emotion, as in
   github.com/sinmaniphel/py_isear_dataset: `isear.csv`. Disgust, guilt and shame are left out.
+- MELD (Poria et al. 2019, GPL-3.0): lines of a television series, as in `data/MELD` of
+  github.com/declare-lab/MELD: `meld_test.csv`. Disgust is left out.
 """
 
 from __future__ import annotations
@@ -24,12 +26,23 @@ _SHORTEST_SITUATION = 16
 
 def go_emotions(folder: Path, labels: Sequence[str]) -> list[LabelledExample]:
     """Return the texts of GoEmotions with one of the labels, or with none if they are neutral."""
+    texts = all_go_emotions(folder, "test")
+    return [row for row in texts if row.label is None or row.label in labels]
+
+
+def all_go_emotions(folder: Path, split: str) -> list[LabelledExample]:
+    """Return all texts of GoEmotions; several emotions of a text are one label, joined by commas.
+
+    Args:
+        folder: with the files.
+        split: `test` or `dev`.
+    """
     names = (folder / "goemotions_labels.txt").read_text(encoding="utf-8").split()
     found = []
-    for line in (folder / "goemotions_test.tsv").read_text(encoding="utf-8").splitlines():
+    for line in (folder / f"goemotions_{split}.tsv").read_text(encoding="utf-8").splitlines():
         text, numbers, *_ = line.split("\t")
-        if "," not in numbers and (name := names[int(numbers)]) in (*labels, NEUTRAL):
-            found.append(LabelledExample(text, None if name == NEUTRAL else name))
+        name = ",".join(names[int(number)] for number in numbers.split(","))
+        found.append(LabelledExample(text, None if name == NEUTRAL else name))
     return found
 
 
@@ -44,6 +57,17 @@ def isear(folder: Path, labels: Sequence[str]) -> list[LabelledExample]:
     return found
 
 
+def meld(folder: Path, labels: Sequence[str]) -> list[LabelledExample]:
+    """Return the lines of MELD with one of the labels, or with none if they are neutral."""
+    found = []
+    with (folder / "meld_test.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["Emotion"] in (*labels, NEUTRAL):
+                name = None if row["Emotion"] == NEUTRAL else row["Emotion"]
+                found.append(LabelledExample(row["Utterance"], name))
+    return found
+
+
 def out_of_domain(
     folder: Path, labels: Sequence[str], count: int
 ) -> list[tuple[str, LabelledDataset]]:
@@ -51,6 +75,7 @@ def out_of_domain(
     return [
         ("GoEmotions, comments", _sample(go_emotions(folder, labels), count, "GoEmotions")),
         ("ISEAR, situations", _sample(isear(folder, labels), count, "ISEAR")),
+        ("MELD, a series", _sample(meld(folder, labels), count, "MELD")),
     ]
 
 

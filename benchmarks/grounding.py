@@ -227,9 +227,12 @@ def measure(options: argparse.Namespace, engine: Engine | None) -> dict[str, Any
     ]
     if engine:
         systems.append((MODEL, reply_of_model(engine), options.model_questions))
+    systems = [system for system in systems if system[0] in options.systems]
     results: dict[str, Any] = {}
     together: dict[str, list[Outcome]] = {}
     for collection in collections(options):
+        if options.only and collection.name not in options.only:
+            continue
         name = build(collection, options.cache)
         results[collection.name] = {}
         for system, reply, limit in systems:
@@ -272,14 +275,17 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/grounding"))
     parser.add_argument("--questions", type=int, default=250, help="of each kind and collection")
     parser.add_argument("--model-questions", type=int, default=10, help="that the model answers")
-    parser.add_argument("--no-model", action="store_true", help="leave out the model")
+    parser.add_argument("--only", action="append", help="a collection; repeatable")
+    parser.add_argument(
+        "--systems", nargs="+", choices=[READER, BEFORE, MODEL], default=[READER, BEFORE, MODEL]
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     settings = load()
     folders = ensure_model(settings.model).folder, ensure_model(EMBEDDER).folder
     options.cache.mkdir(parents=True, exist_ok=True)
     link_models(options.cache.absolute(), *folders)
-    if options.no_model:
+    if MODEL not in options.systems:
         results = measure(options, None)
     else:
         with closing(open_engine(settings, PluginHost(), silent_pull)) as engine:

@@ -60,6 +60,8 @@ class TrainingProgress:
     """Held-out loss before training; None if it was not measured."""
     accuracy: float | None = None
     """Held-out accuracy at the last evaluation, 0 to 1; None if it was not measured."""
+    measures: dict[str, list[LossPoint]] = field(default_factory=dict)
+    """Other measures on the held-out examples by name, each drawn as a curve of one line."""
     activity: str = ""
     """What is being done other than training steps."""
     sample: str = ""
@@ -291,6 +293,7 @@ def describe_progress(progress: TrainingProgress) -> str:
         parts.append(f"held-out {progress.eval_losses[-1][1]:.3f}{base}")
     if progress.accuracy is not None:
         parts.append(f"accuracy {progress.accuracy:.3f}")
+    parts += [f"{name} {points[-1][1]:.3g}" for name, points in progress.measures.items() if points]
     if speed := progress.tokens_per_second:
         parts.append(f"{speed:,.0f} tokens/s")
     return " · ".join([*parts, progress.activity] if progress.activity else parts)
@@ -317,10 +320,25 @@ def render_progress(progress: TrainingProgress, width: int) -> Text:
             text.append(f"{label:>7} ", style="dim")
             text.append(line)
             text.append("\n")
+    if progress.measures:
+        widest = max(map(len, progress.measures))
+        for name, points in progress.measures.items():
+            text.append(f"{name:>{widest}} ", style="dim")
+            text.append(f"{sparkline([value for _, value in points])}\n", style="cyan")
     text.append(one_line(describe_progress(progress), 200))
     if progress.sample:
         text.append(f"\n{one_line(progress.sample, SAMPLE_CHARACTERS)}", style="dim")
     return text
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return the values as one line of blocks between their least and their greatest."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((value - low) * scale)] for value in values)
+
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 _BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))

@@ -54,6 +54,10 @@ class TrainingRuns:
             hint=self.hint(name),
         )
 
+    def has(self, name: str) -> bool:
+        """Return whether there is an unfinished run of this name."""
+        return (self._folder(name) / _OPTIONS_FILE).is_file()
+
     def options(self, name: str) -> dict[str, Any]:
         """Return the options that an unfinished run was started with.
 

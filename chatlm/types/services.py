@@ -140,6 +140,22 @@ class Ratings(Protocol):
         ...
 
 
+@runtime_checkable
+class Preferences(Protocol):
+    """Pairs of replies of which one was preferred."""
+
+    def pairs(self, judge: str) -> Sequence[Mapping[str, Any]]:
+        """Return a row of JSON values for each vote that prefers a reply, oldest first.
+
+        Each has `prompt`, `chosen` and `rejected`, lists of messages in OpenAI's form. Those of a
+        message with images have a list of parts as content.
+
+        Args:
+            judge: who voted: `human` for the user, a model; empty for all.
+        """
+        ...
+
+
 class ConnectedServers(Protocol):
     """Servers of tools, for the time of a session. Thread-safe."""
 
@@ -179,6 +195,7 @@ SERVICES: Mapping[str, type] = {
     "adapters": Adapters,
     "judge": Judge,
     "ratings": Ratings,
+    "preferences": Preferences,
     "embedder": TextEmbedder,
     "folder_indexer": FolderIndexer,
     "tool_servers": ToolServers,

@@ -38,13 +38,26 @@ class ArenaRatings:
         return [row.to_dict() for row in board.rows]
 
 
+class ArenaPreferences:
+    """The service `preferences`: the votes as pairs of replies."""
+
+    def pairs(self, judge: str) -> list[dict[str, Any]]:
+        """Return a row for each vote that prefers a reply, oldest first."""
+        from chatlm_arena import vote_files
+        from chatlm_arena.store import store as store_module
+
+        with store_module.open_arena_store() as store:
+            return list(vote_files.dpo_examples(store.voted_matches(judge), store.image))
+
+
 @hookimpl
 def register_services(register: Callable[[str, Any], None]) -> None:
-    """Offer the judge and the ratings to other plugins."""
+    """Offer the judge, the ratings and the votes to other plugins."""
     from chatlm_arena.judging import PairwiseJudge
 
     register("judge", PairwiseJudge())
     register("ratings", ArenaRatings())
+    register("preferences", ArenaPreferences())
 
 
 @hookimpl

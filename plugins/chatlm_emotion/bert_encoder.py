@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -18,8 +20,13 @@ from torch.nn import functional
 
 from chatlm import ModelError
 from chatlm_emotion.domain_shift import DomainShift
+from chatlm_emotion.neutral import NeutralProbe
 
 Weights = Mapping[str, Tensor]
+
+MAX_UNKNOWN_SHARE = 0.4
+"""Share of a text's tokens, see `BertClassifier.are_neutral`. Of 97 % of English comments and
+messages at most a third continue a word."""
 
 
 class BertClassifier:
@@ -42,6 +49,10 @@ class BertClassifier:
             config = json.loads((base / "config.json").read_bytes())
             self._weights = load_file(base / "model.safetensors")
             self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            # [CLS] and [SEP], or what the tokenizer has instead, such as <s> and </s>
+            self._begin, self._end = self._tokenizer.encode("").ids
             self._num_layers = int(config["num_hidden_layers"])
             self._num_heads = int(config["num_attention_heads"])
             self._layer_norm_eps = float(config["layer_norm_eps"])
@@ -52,15 +63,13 @@ class BertClassifier:
                 trained_weights["head.bias"].float(),
             )
             self.shift = DomainShift.from_arrays(trained_weights)
+            self.neutral = NeutralProbe.from_arrays(trained_weights)
         except Exception as error:  # safetensors and tokenizers raise many kinds
             raise ModelError(
                 f"The encoder in {base} cannot be used: {str(error) or type(error).__name__}.",
                 hint=f"Check it: chatlm models verify {base.name}",
             ) from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True
-        self._cls_and_sep = [self._tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")]
 
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Logits of the labels, `(len(texts), labels)`."""
@@ -72,11 +81,34 @@ class BertClassifier:
             states = torch.stack([self._mean_state(text) for text in texts])
             return functional.linear(states, *self._head), states
 
+    def are_neutral(self, texts: Sequence[str], states: Tensor) -> NDArray[np.bool_]:
+        """Return which texts are neutral, `(len(texts),)`.
+
+        None is whose words the tokenizer does not know, such as those of another language: all of
+        these look alike to the encoder.
+
+        Args:
+            texts: the texts.
+            states: of the texts, as from `logits_and_states`.
+        """
+        if self.neutral is None:
+            return np.zeros(len(texts), bool)
+        known = [self._share_of_unknown(text) <= MAX_UNKNOWN_SHARE for text in texts]
+        found = self.neutral.are_neutral(np.asarray(states))
+        both: NDArray[np.bool_] = np.logical_and(found, known)
+        return both
+
+    def _share_of_unknown(self, text: str) -> float:
+        """Return the share of a text's tokens that continue a word or stand for an unknown one."""
+        pieces = self._tokenizer.encode(_clean(text), add_special_tokens=False).tokens
+        words = [piece for piece in pieces[: self._max_tokens] if any(map(str.isalnum, piece))]
+        unknown = sum(piece.startswith(("##", "[UNK]")) for piece in words)
+        return unknown / max(len(words), 1)
+
     def _mean_state(self, text: str) -> Tensor:
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        ids = self._tokenizer.encode(clean, add_special_tokens=False).ids[: self._max_tokens - 2]
-        begin, end = self._cls_and_sep
-        states = self._embed(torch.tensor([begin, *ids, end]))
+        ids = self._tokenizer.encode(_clean(text), add_special_tokens=False).ids
+        ids = ids[: self._max_tokens - 2]
+        states = self._embed(torch.tensor([self._begin, *ids, self._end]))
         for number in range(self._num_layers):
             states = self._layer(states, f"encoder.layer.{number}")
         return states.mean(0)
@@ -113,6 +145,10 @@ class BertClassifier:
     def _layer_norm(self, states: Tensor, name: str) -> Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         return functional.layer_norm(states, weight.shape, weight, bias, self._layer_norm_eps)
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _merge_lora(weights: dict[str, Tensor], trained_weights: Weights, lora_scale: float) -> None:

@@ -27,6 +27,9 @@ CARD_FILE, README_FILE, WEIGHTS_FILE, VOCABULARY_FILE = (
 UNSURE = "unsure"
 """Prediction in place of a label that is less probable than the threshold."""
 
+NEUTRAL = "neutral"
+"""Prediction for a text without any of the labels, by a classifier that was taught some."""
+
 
 @dataclass(frozen=True)
 class ClassifierCard:

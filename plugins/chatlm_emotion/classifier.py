@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from chatlm import Artifact, ChatlmError, ModelLocation, find_model, fingerprint_weights
 from chatlm_emotion import card as cards
-from chatlm_emotion.card import UNSURE, ClassifierCard
+from chatlm_emotion.card import NEUTRAL, UNSURE, ClassifierCard
 from chatlm_emotion.domain_shift import DomainShift
 from chatlm_emotion.metrics import softmax
 from chatlm_emotion.recipe import Recipe
@@ -24,6 +24,7 @@ ICONS = {
     "love": "💗",
     "sadness": "😢",
     "surprise": "😮",
+    NEUTRAL: "○",
     UNSURE: "·",
 }
 """Icons of labels."""
@@ -41,12 +42,28 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class EncoderScorer(Protocol):
-    """A trained encoder, which may tell how unlike its training texts others are."""
+    """A trained encoder, which may tell how unlike its training texts others are, and which are
+    neutral."""
 
     shift: DomainShift | None
 
     def logits_and_states(self, texts: Sequence[str]) -> tuple[Any, Any]:
         """Return logits, `(len(texts), labels)`, and states, `(len(texts), width)`."""
+
+    def are_neutral(self, texts: Sequence[str], states: Any) -> NDArray[np.bool_]:
+        """Return which texts are neutral, from their states; none if it was not taught that."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What a classifier makes of some texts."""
+
+    probabilities: NDArray[np.float64]
+    """Of the card's labels, `(texts, labels)`; each row sums to 1."""
+    sure: NDArray[np.bool_]
+    """Where the most probable label reaches the threshold, `(texts,)`."""
+    neutral: NDArray[np.bool_]
+    """Which of the others are neutral, `(texts,)`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ class Prediction:
     """The predicted label of one text."""
 
     label: str
-    """One of the card's labels, or `UNSURE`."""
+    """One of the card's labels, `NEUTRAL` or `UNSURE`."""
     score: float
     """Probability of the most probable label."""
     probabilities: dict[str, float]
@@ -75,41 +92,53 @@ class Classifier:
     def probabilities(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
     ) -> NDArray[np.float64]:
-        """Return probabilities of the card's labels, `(len(texts), labels)`; each row sums to 1.
+        """Return probabilities of the card's labels, `(len(texts), labels)`; each row sums to 1."""
+        return self.read(texts, on_progress).probabilities
+
+    def read(
+        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
+    ) -> Readings:
+        """Return what the classifier makes of texts.
 
         Args:
             texts: the texts.
             on_progress: called with the number of texts done since the last call.
         """
         found = np.empty((len(texts), len(self.card.labels)))
+        neutral = np.zeros(len(texts), bool)
         for begin in range(0, len(texts), BATCH_SIZE):
             part = texts[begin : begin + BATCH_SIZE]
-            found[begin : begin + BATCH_SIZE] = self._calibrated(part)
+            place = slice(begin, begin + BATCH_SIZE)
+            found[place], neutral[place] = self._read_batch(part)
             if on_progress:
                 on_progress(len(part))
-        return found
+        sure = found.max(1, initial=0) >= self.card.threshold
+        return Readings(found, sure, neutral & ~sure)
 
-    def _calibrated(self, texts: Sequence[str]) -> NDArray[np.float64]:
+    def _read_batch(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the probabilities of the labels, and which texts the probe takes for neutral."""
         scorer, warmth = self._scorer, self.card.temperature
-        if not isinstance(scorer, EncoderScorer) or scorer.shift is None:
-            return softmax(np.asarray(scorer.logits(texts)), warmth)
+        if not isinstance(scorer, EncoderScorer):
+            found = softmax(np.asarray(scorer.logits(texts)), warmth)
+            return found, np.zeros(len(texts), bool)
         logits, states = map(np.asarray, scorer.logits_and_states(texts))
-        softened: NDArray[np.float64] = scorer.shift.soften(softmax(logits, warmth), states)
-        return softened
+        probabilities: NDArray[np.float64] = softmax(logits, warmth)
+        if scorer.shift is not None:
+            probabilities = scorer.shift.soften(probabilities, states)
+        return probabilities, scorer.are_neutral(texts, states)
 
     def classify(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """Return a prediction for each text; arguments as `probabilities`."""
+        """Return a prediction for each text; arguments as `read`."""
         labels = self.card.labels
+        read = self.read(texts, on_progress)
         found = []
-        for row in self.probabilities(texts, on_progress):
+        for row, sure, neutral in zip(read.probabilities, read.sure, read.neutral, strict=True):
             best = int(row.argmax())
-            sure = row[best] >= self.card.threshold
-            probabilities = {label: float(each) for label, each in zip(labels, row, strict=True)}
-            found.append(
-                Prediction(labels[best] if sure else UNSURE, float(row[best]), probabilities)
-            )
+            label = labels[best] if sure else NEUTRAL if neutral else UNSURE
+            probabilities = {name: float(each) for name, each in zip(labels, row, strict=True)}
+            found.append(Prediction(label, float(row[best]), probabilities))
         return found
 
 

@@ -215,7 +215,9 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
     if found.unlabelled:
         click.echo(
             f"Without a label: {found.unlabelled:,} texts, "
-            f"unsure on {found.unsure_unlabelled_share:.1%}."
+            f"unsure on {found.unsure_unlabelled_share:.1%}. "
+            f"Called neutral: {found.neutral_unlabelled_share:.1%} of them, "
+            f"{found.neutral_share:.1%} of the others."
         )
     click.echo(f"{found.milliseconds_per_text:.1f} ms per text.")
 

@@ -33,7 +33,11 @@ class Evaluation:
     unlabelled: int
     """Number of texts without a label."""
     unsure_unlabelled_share: float
-    """Share of them that the classifier is unsure of; 0 if there are none."""
+    """Share of them that the classifier is unsure of or calls neutral; 0 if there are none."""
+    neutral_unlabelled_share: float
+    """Share of them that it calls neutral; 0 if there are none."""
+    neutral_share: float
+    """Share of the labelled texts that it calls neutral; 0 if there are none."""
     milliseconds_per_text: float
     """Mean time per text."""
 
@@ -46,6 +50,8 @@ class Evaluation:
             "sure_accuracy": self.sure_accuracy,
             "without_label": self.unlabelled,
             "unsure_without_label": self.unsure_unlabelled_share,
+            "neutral_without_label": self.neutral_unlabelled_share,
+            "neutral": self.neutral_share,
             "milliseconds": self.milliseconds_per_text,
         }
 
@@ -76,9 +82,10 @@ def evaluate(
     if not dataset.rows:
         raise UsageError(f"{', '.join(dataset.file_names)} has no text.")
     start = time.perf_counter()
-    found = classifier.probabilities([row.text for row in (*labelled, *others)], on_progress)
+    read = classifier.read([row.text for row in (*labelled, *others)], on_progress)
     spent = time.perf_counter() - start
-    sure = found.max(1) >= card.threshold
+    found, sure = read.probabilities, read.sure
+    neutral_ones, neutral_others = read.neutral[: len(labelled)], read.neutral[len(labelled) :]
     chosen = found.argmax(1)[: len(labelled)]
     truth = [card.labels.index(row.label or "") for row in labelled]
     right = chosen == truth
@@ -90,6 +97,8 @@ def evaluate(
         sure_accuracy=float(right[mine].mean()) if mine.any() else 0.0,
         unlabelled=len(others),
         unsure_unlabelled_share=float(1 - theirs.mean()) if others else 0.0,
+        neutral_unlabelled_share=float(neutral_others.mean()) if others else 0.0,
+        neutral_share=float(neutral_ones.mean()) if labelled else 0.0,
         milliseconds_per_text=spent / len(dataset.rows) * 1000,
     )
 

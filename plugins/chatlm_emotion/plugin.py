@@ -105,10 +105,10 @@ def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | 
 
 
 def _shown(label: Annotation | None) -> list[Annotation] | None:
-    """Return what is shown of a label: nothing where the classifier is unsure."""
-    from chatlm_emotion.card import UNSURE
+    """Return what is shown of a label: nothing where there is none, or the classifier is unsure."""
+    from chatlm_emotion.card import NEUTRAL, UNSURE
 
-    return [label] if label and label.value != UNSURE else None
+    return [label] if label and label.value not in (NEUTRAL, UNSURE) else None
 
 
 @hookimpl

@@ -19,6 +19,7 @@ from chatlm_emotion.card import CLASSIFIERS, RUNS, ClassifierCard
 from chatlm_emotion.classifier import Classifier, Scorer
 from chatlm_emotion.domain_shift import FITTED_TEXTS, DomainShift
 from chatlm_emotion.examples import LabelledDataset, LabelledExample
+from chatlm_emotion.neutral import NeutralProbe
 from chatlm_emotion.recipe import Recipe
 
 
@@ -129,7 +130,7 @@ def _train_and_save(
     truth = [job.dataset.labels.index(row.label or "") for row in held_out]
     warmth = metrics.fit_temperature(scores, truth)
     probabilities = metrics.softmax(scores, warmth)
-    shift = None
+    shift = neutral = None
     if job.recipe.method == "encoder":
         some = learn[:: max(len(learn) // FITTED_TEXTS, 1)]
         states, held_out_states = (
@@ -137,6 +138,11 @@ def _train_and_save(
         )
         if shift := DomainShift.fit(states, held_out_states):
             probabilities = shift.soften(probabilities, held_out_states)
+        without = [row.text for row in learn if row.label is None]
+        labelled = np.array([row.label is not None for row in some])
+        if without and labelled.any():
+            known = np.concatenate([states[labelled], _states(scorer, without)])
+            neutral = NeutralProbe.fit(known, np.arange(len(known)) >= labelled.sum())
     measured = metrics.score_predictions(probabilities, truth, job.dataset.labels)
     made = ClassifierCard(
         name=job.name,
@@ -176,7 +182,8 @@ def _train_and_save(
         versions={name: version(name) for name in ("torch", "transformers", "scikit-learn")},
     )
     with CLASSIFIERS.create(place) as new:
-        save(new, **({"shift": shift} if shift else {}))
+        extras = [each.to_arrays() for each in (shift, neutral) if each]
+        save(new, **({"extras": extras} if extras else {}))
         card.write_card(made, new)
     return made
 
@@ -262,8 +269,8 @@ def _train_network(
     network_weights.load_into_network(network, learnt)  # evaluate the weights as they are saved
     return (
         NetworkScorer(network),
-        lambda folder, shift=None: network_weights.save_tensors(
-            {**learnt, **_tensors(shift)}, folder
+        lambda folder, extras=(): network_weights.save_tensors(
+            {**learnt, **_tensors(extras)}, folder
         ),
         progress,
     )
@@ -277,11 +284,11 @@ def _states(scorer: Scorer, texts: Sequence[str]) -> NDArray[np.float32]:
     return scorer.states(texts)
 
 
-def _tensors(shift: DomainShift | None) -> dict[str, Any]:
-    """Return what a classifier stores of its domain shift."""
+def _tensors(extras: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, Any]:
+    """Return what a classifier stores of its domain shift and its neutral probe."""
     import torch
 
-    return {} if shift is None else {k: torch.from_numpy(v) for k, v in shift.to_arrays().items()}
+    return {name: torch.from_numpy(value) for each in extras for name, value in each.items()}
 
 
 def _teacher_probabilities(

@@ -1,4 +1,4 @@
-"""/lora and /base: use an adapter in a chat, or the base model alone."""
+"""/lora and /base: use an adapter in a chat, or the base model alone; /align: train one."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from chatlm_lora.settings import (
 
 PICKER_SCREEN = "adapters"
 """Name of the picker screen."""
+
+ALIGNMENT_SCREEN = "align"
+"""Name of the screen that trains on votes."""
 
 OFF = "off"
 
@@ -55,10 +58,16 @@ def base(ui: Ui, argument: str) -> None:
         ui.open_screen(PICKER_SCREEN)
 
 
+def align(ui: Ui, argument: str) -> None:
+    """Open the screen that trains an adapter on the user's votes."""
+    ui.open_screen(ALIGNMENT_SCREEN)
+
+
 def register(add: Callable[[SlashCommand], None]) -> None:
-    """Register both commands."""
+    """Register the commands."""
     add(SlashCommand("lora", "choose an adapter for this chat", lora, f"[NAME|{OFF}]"))
     add(SlashCommand("base", "switch between adapter and base", base, key="f5"))
+    add(SlashCommand("align", "train an adapter on your votes", align))
 
 
 def active_adapter(ui: Ui) -> str:

@@ -77,6 +77,8 @@ class AdapterCard:
     answers: tuple[SampleAnswer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries used."""
+    curves: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """Loss and measures on the held-out examples by name: steps and values."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON."""
@@ -94,6 +96,7 @@ class AdapterCard:
             "cost": dict(self.cost),
             "answers": [answer.to_dict() for answer in self.answers],
             "versions": dict(self.versions),
+            **({"curves": dict(self.curves)} if self.curves else {}),
         }
 
     @classmethod
@@ -117,6 +120,9 @@ class AdapterCard:
             cost=values.get("cost", {}),
             answers=tuple(map(SampleAnswer.from_dict, values.get("answers", ()))),
             versions=values.get("versions", {}),
+            curves={
+                name: tuple(map(tuple, points)) for name, points in values.get("curves", {}).items()
+            },
         )
 
 
@@ -139,7 +145,7 @@ def read_card(folder: Path) -> AdapterCard | None:
         texts = [card.name, card.origin, card.base, card.description, card.licence, card.created_at]
         texts += [card.command]
         texts += [text for answer in card.answers for text in answer.to_dict().values()]
-        tables = (card.source, card.settings, card.scores, card.cost, card.versions)
+        tables = (card.source, card.settings, card.scores, card.cost, card.versions, card.curves)
         card_lines(card)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

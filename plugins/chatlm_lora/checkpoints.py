@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from chatlm_lora import adapter_files
 from chatlm_lora.library import ADAPTERS
 
 RUNS = TrainingRuns(ADAPTERS, "chatlm adapters train")
+ALIGNMENT_RUNS = TrainingRuns(ADAPTERS, "chatlm align train")
 
 
 _BASE_RESULT_FILE = "before.json"
@@ -31,12 +32,15 @@ class HeldOutResult:
     loss: float
     answers: tuple[str, ...]
     """Answers to the sample prompts."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """More than the loss, by name."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON."""
         return {
             "loss": self.loss,
             "answers": list(self.answers),
+            "measures": dict(self.measures),
         }
 
     @classmethod
@@ -49,6 +53,7 @@ class HeldOutResult:
         return cls(
             loss=float(values["loss"]),
             answers=tuple(values["answers"]),
+            measures=values.get("measures", {}),
         )
 
 
@@ -57,6 +62,8 @@ class UnfinishedRun:
     """The checkpoints in the folder of a training run."""
 
     folder: Path
+    runs: TrainingRuns = RUNS
+    """Of the command that trains."""
 
     def latest_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint, or None; incomplete ones are deleted."""

@@ -9,12 +9,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 from torch.utils.data import Dataset
 
 from chatlm import ChatEncoder, Message, UsageError, check_regular_file, one_line
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 MAX_BYTES = 2_000_000_000
 
@@ -32,9 +35,101 @@ ChatExample = tuple[Message, ...]
 _TEXT_PLACEHOLDER = re.compile(r"\{text\}")
 
 
+SAMPLE_ANSWERS = 4
+"""Held-out prompts answered before and after training."""
+
+
+MEASURE_PREFIX = "eval_measure_"
+"""What the names of measures begin with among the metrics that a Trainer logs."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on the held-out examples."""
+
+    loss: float
+    measures: Mapping[str, float]
+    """More than the loss, by name; empty for examples to imitate."""
+
+
+class EncodedData(Protocol):
+    """Encoded examples, the loss on them and its evaluation."""
+
+    @property
+    def train(self) -> Dataset[Any]:
+        """What to train on."""
+        ...
+
+    @property
+    def train_count(self) -> int:
+        """Number of examples to train on."""
+        ...
+
+    @property
+    def held_out_count(self) -> int:
+        """Number of examples held out."""
+        ...
+
+    @property
+    def too_long(self) -> int:
+        """Number of examples left out because of their length."""
+        ...
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the examples to train on."""
+        ...
+
+    @property
+    def sample_examples(self) -> tuple[ChatExample, ...]:
+        """Held-out examples whose prompts are answered before and after training."""
+        ...
+
+    def prepare(self, model: Any, report: Callable[[str], None]) -> None:
+        """Compute what is needed of the base model before training.
+
+        Args:
+            model: a `PeftModel` whose adapter is not trained yet.
+            report: called with what is being done.
+        """
+        ...
+
+    def build_trainer(self, **arguments: Any) -> Trainer:
+        """Return the Trainer with the loss, the data and its collator.
+
+        Args:
+            arguments: those of Trainer, without data and collator.
+        """
+        ...
+
+    def evaluate(self, model: Any, batch_size: int) -> Evaluation:
+        """Return the model's loss and measures on the held-out examples."""
+        ...
+
+
+class TrainingData(Protocol):
+    """What an adapter is trained on, and to which end."""
+
+    def plan(self) -> dict[str, Any]:
+        """Return everything that determines the result, as JSON values."""
+        ...
+
+    def source(self) -> dict[str, Any]:
+        """Return where the data comes from, for the card."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Return settings besides the recipe, for the card."""
+        ...
+
+    def encode(self, encoder: ChatEncoder, max_length: int, batch_size: int) -> EncodedData:
+        """Encode the examples; those with more than `max_length` tokens are left out."""
+        ...
+
+
 @dataclass(frozen=True)
 class ChatDataset:
-    """The examples of a file, split into train and held-out."""
+    """The examples of a file, split into train and held-out; the adapter learns to imitate them."""
 
     file_name: str
     sha256: str
@@ -43,6 +138,26 @@ class ChatDataset:
     """Examples for evaluation only."""
     duplicates: int
     """Number of repeated rows, which are left out."""
+
+    def plan(self) -> dict[str, Any]:
+        """Return everything that determines the result, as JSON values."""
+        return {
+            "data": self.sha256,
+            "examples": [len(self.train), len(self.held_out)],
+            "first": [message.text for message in self.train[0]],  # reflects --ask and --system
+        }
+
+    def source(self) -> dict[str, Any]:
+        """Return the file and its hash, for the card."""
+        return {"data": self.file_name, "sha256": self.sha256, "repeated": self.duplicates}
+
+    def settings(self) -> dict[str, Any]:
+        """Return no settings besides the recipe."""
+        return {}
+
+    def encode(self, encoder: ChatEncoder, max_length: int, batch_size: int) -> EncodedDataset:
+        """Encode the examples; those with more than `max_length` tokens are left out."""
+        return EncodedDataset(self, encoder, max_length)
 
 
 def read_dataset(
@@ -65,10 +180,10 @@ def read_dataset(
     Raises:
         UsageError: the file cannot be read, or a row is not valid.
     """
-    raw = _read_bytes(path)
+    raw = read_bytes(path)
     chats: dict[ChatExample, None] = {}
     count = 0
-    for where, row in _parse_rows(path, raw):
+    for where, row in parse_rows(path, raw):
         example = _parse_example(row, question_template, where)
         if system_prompt and example[0].role != "system":
             example = (Message("system", system_prompt), *example)
@@ -90,7 +205,12 @@ def read_dataset(
     )
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a data file.
+
+    Raises:
+        UsageError: it cannot be read, or is too large.
+    """
     try:
         check_regular_file(path)
         if path.stat().st_size > MAX_BYTES:
@@ -102,8 +222,12 @@ def _read_bytes(path: Path) -> bytes:
         ) from error
 
 
-def _parse_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each row with its location."""
+def parse_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield each row of JSON lines, or of one JSON list, with its location.
+
+    Raises:
+        UsageError: the text is not UTF-8, or a row is not a JSON object.
+    """
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -121,7 +245,7 @@ def _parse_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]
 
 def _require_object(row: Any, location: str) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(row, dict):
-        _reject(location, "is not a JSON object")
+        reject(location, "is not a JSON object")
     return location, row
 
 
@@ -129,57 +253,81 @@ def _parse_json(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        _reject(location, f"is not JSON: {error}")
+        reject(location, f"is not JSON: {error}")
 
 
 def _parse_example(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     make = next((make for keys, make in _ROW_PARSERS.items() if set(keys) <= set(row)), None)
     if make is None:
         keys = one_line(", ".join(map(str, row)), 100)
-        _reject(location, f"has the keys {keys}", f"A row has {FORMAT_HELP}.")
+        reject(location, f"has the keys {keys}", f"A row has {FORMAT_HELP}.")
     return make(row, question_template, location)
 
 
 def _from_messages(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
-    given = row["messages"]
+    chat = parse_messages(row, "messages", location)
+    check_turns(chat, location)
+    return chat
+
+
+def parse_messages(row: Mapping[str, Any], key: str, location: str) -> ChatExample:
+    """Return the messages that a row has under a key.
+
+    Args:
+        row: the row.
+        key: names a list of objects with role and content.
+        location: of the row, for errors.
+
+    Raises:
+        UsageError: they are not messages of text.
+    """
+    given = row[key]
     if not isinstance(given, list):
-        _reject(location, "has `messages` that are not a list")
+        reject(location, f"has `{key}` that are not a list")
     chat = []
     for entry in given:
         role = entry.get("role") if isinstance(entry, dict) else None
         if role not in ("system", "user", "assistant"):
-            _reject(location, f"has a message of the role {role!r}")
+            reject(location, f"has a message of the role {role!r}")
         if isinstance(entry.get("content"), list):
-            _reject(
+            reject(
                 location,
                 "has a message of several parts",
                 "Adapters are trained on text only, even those for vision models: leave out "
                 "examples with images, and write a text as the content.",
             )
-        chat.append(Message(role, _require_text(entry, "content", location)))
+        chat.append(Message(role, require_text(entry, "content", location)))
+    return tuple(chat)
+
+
+def check_turns(chat: ChatExample, location: str) -> None:
+    """Refuse a chat that does not end with a reply, or in which roles do not alternate.
+
+    Raises:
+        UsageError: it is refused.
+    """
     roles = [message.role for message in chat]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
-        _reject(
+        reject(
             location,
             "has messages that do not alternate",
             "Write a system message if you want one, then user and assistant in turn.",
         )
-    return tuple(chat)
 
 
 def _from_instruction(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     about = row.get("input") or ""
     if not isinstance(about, str):
-        _reject(location, "has an `input` that is not a string")
-    task = _require_text(row, "instruction", location)
+        reject(location, "has an `input` that is not a string")
+    task = require_text(row, "instruction", location)
     question = f"{task}\n\n{about.strip()}" if about.strip() else task
-    return _single_turn(question, _require_text(row, "output", location))
+    return _single_turn(question, require_text(row, "output", location))
 
 
 def _from_completion(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     return _single_turn(
-        _require_text(row, "prompt", location), _require_text(row, "completion", location)
+        require_text(row, "prompt", location), require_text(row, "completion", location)
     )
 
 
@@ -189,11 +337,9 @@ def _from_label(row: Mapping[str, Any], question_template: str, location: str) -
             "Rows of text and label need a question to the model.",
             hint="Specify one with {text} in it: --ask 'Which feeling is in this text? {text}'",
         )
-    text = _require_text(row, "text", location)
+    text = require_text(row, "text", location)
     label = (
-        str(row["label"])
-        if isinstance(row["label"], int)
-        else _require_text(row, "label", location)
+        str(row["label"]) if isinstance(row["label"], int) else require_text(row, "label", location)
     )
     return _single_turn(_TEXT_PLACEHOLDER.sub(lambda _: text, question_template), label)
 
@@ -211,14 +357,24 @@ def _single_turn(question: str, answer: str) -> ChatExample:
     return (Message("user", question), Message("assistant", answer))
 
 
-def _require_text(row: Mapping[str, Any], key: str, location: str) -> str:
+def require_text(row: Mapping[str, Any], key: str, location: str) -> str:
+    """Return the text that a row has under a key, without space around it.
+
+    Raises:
+        UsageError: there is none.
+    """
     text = row.get(key)
     if not isinstance(text, str) or not text.strip():
-        _reject(location, f"has no text in {key}")
+        reject(location, f"has no text in {key}")
     return text.strip()
 
 
-def _reject(location: str, problem: str, hint: str = "") -> NoReturn:
+def reject(location: str, problem: str, hint: str = "") -> NoReturn:
+    """Raise the error about a row.
+
+    Raises:
+        UsageError: always.
+    """
     raise UsageError(f"{location}: it {problem}.", hint=hint)
 
 
@@ -332,3 +488,58 @@ def evaluate_loss(model: Any, chats: EncodedChats, collator: Collator, batch_siz
 def _batches(chats: EncodedChats, collator: Collator, batch_size: int) -> Iterator[dict[str, Any]]:
     for start in range(0, len(chats), batch_size):
         yield collator(chats.items[start : start + batch_size])
+
+
+class EncodedDataset:
+    """The encoded examples of a file, which a model learns to imitate.
+
+    Args:
+        data: the examples.
+        encoder: the model's encoder.
+        max_length: tokens of an example; longer ones are left out.
+    """
+
+    def __init__(self, data: ChatDataset, encoder: ChatEncoder, max_length: int) -> None:
+        self.train = EncodedChats(data.train, encoder, max_length)
+        self.held_out = EncodedChats(data.held_out, encoder, max_length)
+        self.held_out.sort_by_length()
+        self.sample_examples = data.held_out[:SAMPLE_ANSWERS]
+        self._collator = Collator(encoder.eos_token_id)
+
+    @property
+    def train_count(self) -> int:
+        """Number of examples to train on."""
+        return len(self.train)
+
+    @property
+    def held_out_count(self) -> int:
+        """Number of examples held out."""
+        return len(self.held_out)
+
+    @property
+    def too_long(self) -> int:
+        """Number of examples left out because of their length."""
+        return self.train.too_long + self.held_out.too_long
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the examples to train on."""
+        return self.train.total_tokens
+
+    def prepare(self, model: Any, report: Callable[[str], None]) -> None:
+        """Do nothing: imitation needs no base model."""
+
+    def build_trainer(self, **arguments: Any) -> Trainer:
+        """Return a Trainer of the cross-entropy over the assistant's tokens."""
+        from transformers import Trainer
+
+        return Trainer(
+            train_dataset=self.train,
+            eval_dataset=self.held_out,
+            data_collator=self._collator,
+            **arguments,
+        )
+
+    def evaluate(self, model: Any, batch_size: int) -> Evaluation:
+        """Return the model's loss on the held-out examples."""
+        return Evaluation(evaluate_loss(model, self.held_out, self._collator, batch_size), {})

@@ -10,20 +10,46 @@ from typing import TYPE_CHECKING, Any
 from chatlm import PluginScreen, hookimpl, load_plugin_settings
 from chatlm.plugin_kit.chat_state import plugin_state
 from chatlm_lora import PLUGIN, actions
+from chatlm_lora.alignment import votes
 from chatlm_lora.settings import Settings, selected_adapter
 
 if TYPE_CHECKING:
-    from chatlm import ChatlmError, Commands, Conversation, Request, Setup, SlashCommand, Ui
+    from chatlm import (
+        ChatlmError,
+        Commands,
+        Conversation,
+        PluginContext,
+        Request,
+        Setup,
+        SlashCommand,
+        Ui,
+    )
+
+
+@hookimpl
+def startup(context: PluginContext) -> None:
+    """Remember where the service of the votes is found."""
+    votes.use_services_of(context)
+
+
+@hookimpl
+def shutdown() -> None:
+    """Stop a training that runs beside the chat; its checkpoint is kept."""
+    import sys
+
+    if background := sys.modules.get("chatlm_lora.alignment.background"):
+        background.TRAININGS.stop()
 
 
 @hookimpl
 def register_commands(cli: Commands) -> None:
-    """Add `chatlm adapters`."""
+    """Add `chatlm adapters` and `chatlm align`."""
     cli.add_lazy(
         "adapters",
         "chatlm_lora.commands:adapters",
         "Add, check, train, merge and export LoRA adapters.",
     )
+    cli.add_lazy("align", "chatlm_lora.alignment.commands:align", "Train an adapter on your votes.")
 
 
 @hookimpl
@@ -63,14 +89,15 @@ def register_services(register: Callable[[str, Any], None]) -> None:
 
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
-    """Add `/lora` and `/base`."""
+    """Add `/lora`, `/base` and `/align`."""
     actions.register(register)
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Add the adapter picker."""
+    """Add the adapter picker and the training on votes."""
     register(PluginScreen(actions.PICKER_SCREEN, _picker_screen))
+    register(PluginScreen(actions.ALIGNMENT_SCREEN, _alignment_screen))
 
 
 @hookimpl
@@ -104,3 +131,9 @@ def _picker_screen(ui: Ui, argument: str) -> Any:
     from chatlm_lora.screens.picker import AdapterPicker
 
     return AdapterPicker(ui)
+
+
+def _alignment_screen(ui: Ui, argument: str) -> Any:
+    from chatlm_lora.screens.alignment import AlignmentScreen
+
+    return AlignmentScreen(ui, votes.read_own_votes)

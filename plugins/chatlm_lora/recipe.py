@@ -12,7 +12,7 @@ from typing import Any
 from chatlm import Artifact, ChatEncoder, ModelLocation, UsageError
 from chatlm_lora.adapter_files import CONFIG_FILE, MAX_RANK, WEIGHTS_FILE, read_config
 from chatlm_lora.card import read_card
-from chatlm_lora.dataset import ChatDataset, ChatExample, EncodedChats
+from chatlm_lora.dataset import EncodedData, TrainingData
 
 ALL_LINEAR = "all-linear"
 """peft's name for every linear layer except the output."""
@@ -113,10 +113,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 )
 
 
-SAMPLE_ANSWERS = 4
-"""Held-out prompts answered before and after training."""
-
-
 @dataclass(frozen=True)
 class StartingAdapter:
     """An adapter whose training is continued on other data."""
@@ -154,7 +150,7 @@ class TrainingJob:
 
     name: str
     base: ModelLocation
-    dataset: ChatDataset
+    dataset: TrainingData
     recipe: Recipe
     prompt_format: str = "auto"
     description: str = ""
@@ -169,16 +165,14 @@ class TrainingJob:
 
     def plan(self) -> dict[str, Any]:
         """Return everything that determines the result; a run resumes only if it is equal."""
+        plan = self.dataset.plan()
         return {
             **({"start": self.start.sha256} if self.start else {}),
             "base": self.base.name,
-            "data": self.dataset.sha256,
+            "data": plan.pop("data"),  # the order in which earlier versions wrote it
             "recipe": self.recipe.to_dict(),
             "prompt_format": self.prompt_format,
-            "examples": [len(self.dataset.train), len(self.dataset.held_out)],
-            "first": [
-                message.text for message in self.dataset.train[0]
-            ],  # reflects --ask and --system
+            **plan,
         }
 
 
@@ -187,10 +181,7 @@ class PreparedData:
     """The encoded data, and the number of steps."""
 
     encoder: ChatEncoder
-    train: EncodedChats
-    held_out: EncodedChats
-    sample_examples: tuple[ChatExample, ...]
-    """Held-out examples whose prompts are answered before and after training."""
+    examples: EncodedData
     total_steps: int
     """Steps of the whole run."""
     eval_steps: int
@@ -208,23 +199,19 @@ def prepare_data(job: TrainingJob, num_processes: int) -> PreparedData:
         UsageError: no example is short enough.
         ModelError: the model's tokenizer cannot be used.
     """
-    recipe, data = job.recipe, job.dataset
+    recipe = job.recipe
     encoder = ChatEncoder(job.base, job.prompt_format)
-    train = EncodedChats(data.train, encoder, recipe.max_length)
-    held_out = EncodedChats(data.held_out, encoder, recipe.max_length)
-    held_out.sort_by_length()
-    if not len(train) or not len(held_out):
+    examples = job.dataset.encode(encoder, recipe.max_length, recipe.batch_size)
+    if not examples.train_count or not examples.held_out_count:
         raise UsageError(
             f"No example has at most {recipe.max_length} tokens, or all of them are held out.",
             hint="Raise --max-length, or give more examples.",
         )
     rows = recipe.batch_size * recipe.gradient_accumulation * num_processes
-    an_epoch = math.ceil(len(train) / rows)
+    an_epoch = math.ceil(examples.train_count / rows)
     return PreparedData(
         encoder=encoder,
-        train=train,
-        held_out=held_out,
-        sample_examples=data.held_out[:SAMPLE_ANSWERS],
+        examples=examples,
         total_steps=math.ceil(an_epoch * recipe.epochs),
         eval_steps=max(an_epoch // recipe.evals_per_epoch, 1),
     )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from chatlm import UsageError, dump_json, escape_controls
 from chatlm.plugin_kit.options import json_option
+from chatlm_lora.options import command_line, recipe_options, resolve_base_model
 from chatlm_lora.options import model_option as _model
-from chatlm_lora.options import resolve_base_model
 
 if TYPE_CHECKING:
     from chatlm import ModelLocation
     from chatlm_lora.card import AdapterCard
-    from chatlm_lora.recipe import StartingAdapter, TrainingJob
+    from chatlm_lora.dataset import TrainingData
+    from chatlm_lora.recipe import Recipe, StartingAdapter, TrainingJob
 
 
 @click.command()
@@ -43,40 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--system", default="", metavar="TEXT", help="System prompt for examples without one."
 )
-@click.option("--rank", type=int, help="Rank of the LoRA matrices. Default: 8")
-@click.option(
-    "--alpha", type=float, help="LoRA alpha; the update is scaled by alpha / rank. Default: 16"
-)
-@click.option("--dropout", type=float, help="LoRA dropout. Default: 0.05")
-@click.option(
-    "--target",
-    "targets",
-    multiple=True,
-    metavar="MODULE",
-    help="Module to adapt, such as q_proj; repeatable. Default: all-linear",
-)
-@click.option("--learning-rate", type=float, help="Peak learning rate. Default: 0.0003")
-@click.option("--epochs", type=float, help="Passes over the data. Default: 3")
-@click.option("--batch-size", type=int, help="Batch size per device. Default: 8")
-@click.option(
-    "--gradient-accumulation", type=int, help="Gradient accumulation: batches per step. Default: 1"
-)
-@click.option("--warmup-ratio", type=float, help="Warm-up, as a share of the steps. Default: 0.05")
-@click.option(
-    "--held-out", type=float, help="Share of the data held out for evaluation. Default: 0.1"
-)
-@click.option("--evals-per-epoch", type=int, help="Evaluations per epoch. Default: 4")
-@click.option(
-    "--patience",
-    type=int,
-    help="Evaluations without a lower loss before stopping early. Default: 3",
-)
-@click.option(
-    "--max-length",
-    type=int,
-    help="Maximum tokens per example; longer ones are left out. Default: 1024",
-)
-@click.option("--seed", type=int, help="Seed for the split and the order. Default: 0")
+@recipe_options()
 @click.option("--description", default="", metavar="TEXT", help="One line shown by `list`.")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the data, for the card.")
 @click.option("--restart", is_flag=True, help="Discard a training run that was stopped.")
@@ -119,7 +85,7 @@ def train(
         given = {key: value for key, value in settings.items() if value not in (None, ())}
         options = given | {
             "data": str(data.expanduser().absolute()),
-            "command": _command_line(context, name, data),
+            "command": command_line(context, "adapters train", name, data.name),
         }
     job = _training_job(name, options)
     options |= {"model": job.base.name}  # the default may be another one when it continues
@@ -137,15 +103,55 @@ def train(
 
 def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
     """Return the job for options of the command line, given or of a run that was stopped."""
+    from chatlm_lora import dataset
+
+    if "method" in options:
+        raise UsageError(
+            f"The training of {name} was started by chatlm align train.",
+            hint=f"Finish it with that command: chatlm align train {name} --finish",
+        )
+    data_options = ("data", "ask", "system")
+
+    def read(recipe: Recipe) -> TrainingData:
+        return dataset.read_dataset(
+            Path(options["data"]),
+            seed=recipe.seed,
+            held_out_share=recipe.held_out,
+            question_template=options.get("ask", ""),
+            system_prompt=options.get("system", ""),
+        )
+
+    return build_job(name, options, data_options, read)
+
+
+def build_job(
+    name: str,
+    options: Mapping[str, Any],
+    data_options: Collection[str],
+    read: Callable[[Recipe], TrainingData],
+) -> TrainingJob:
+    """Return the job for options of a command that trains.
+
+    Args:
+        name: name of the new adapter.
+        options: by name; those that were not given are missing.
+        data_options: names of the options that belong to the data alone.
+        read: returns the data for the hyperparameters.
+
+    Raises:
+        UsageError: options are not valid or do not go together.
+        ChatlmError: the base model or the data cannot be used.
+    """
     import torch
 
     from chatlm import load_config
-    from chatlm_lora import dataset
     from chatlm_lora.recipe import Recipe, TrainingJob
 
-    others = ("data", "command", "model", "start", "ask", "system", "description", "licence")
-    base = resolve_base_model(options.get("model"))
+    others = {"command", "model", "start", "description", "licence", *data_options}
     recipe_options = {key: value for key, value in options.items() if key not in others}
+    # before the model, which may have to be downloaded
+    dataset = read(Recipe.from_dict(recipe_options))
+    base = resolve_base_model(options.get("model"))
     start = _starting_adapter(options["start"], base) if options.get("start") else None
     if start is not None:
         shape = start.shape()
@@ -156,18 +162,11 @@ def _training_job(name: str, options: Mapping[str, Any]) -> TrainingJob:
             )
         recipe_options |= shape
     recipe = Recipe.from_dict(recipe_options)
-    read = dataset.read_dataset(
-        Path(options["data"]),
-        seed=recipe.seed,
-        held_out_share=recipe.held_out,
-        question_template=options.get("ask", ""),
-        system_prompt=options.get("system", ""),
-    )
     config = load_config()
     return TrainingJob(
         name=name,
         base=base,
-        dataset=read,
+        dataset=dataset,
         recipe=recipe,
         prompt_format=config.prompt_format,
         description=options.get("description", ""),
@@ -188,20 +187,6 @@ def _starting_adapter(name: str, base: ModelLocation) -> StartingAdapter:
     return StartingAdapter.of(adapter)
 
 
-def _command_line(context: click.Context, name: str, data: Path) -> str:
-    """Return the command for the card, without options that do not change the result."""
-    words = ["chatlm", "adapters", "train", name, "--data", data.name]
-    passed_over = {"name", "data", "restart", "finish", "dry_run", "as_json"}
-    for option in context.command.params:
-        key = option.name or ""
-        given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
-        if given and key not in passed_over:
-            value = context.params[key]
-            for each in value if option.multiple else [value]:
-                words += [max(option.opts, key=len), str(each)]
-    return shlex.join(words)
-
-
 def _print_plan(job: TrainingJob, as_json: bool) -> None:
     import os
 
@@ -214,11 +199,11 @@ def _print_plan(job: TrainingJob, as_json: bool) -> None:
     plan = {
         "name": job.name,
         "base": job.base.name,
-        "train": len(data.train),
-        "held_out": len(data.held_out),
-        "repeated": job.dataset.duplicates,
-        "too_long": data.train.too_long + data.held_out.too_long,
-        "tokens_an_epoch": data.train.total_tokens,
+        "train": data.examples.train_count,
+        "held_out": data.examples.held_out_count,
+        "repeated": job.dataset.source()["repeated"],
+        "too_long": data.examples.too_long,
+        "tokens_an_epoch": data.examples.total_tokens,
         "processes": processes,
         "steps": data.total_steps,
         "check_every": data.eval_steps,

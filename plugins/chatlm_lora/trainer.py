@@ -16,7 +16,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -26,9 +25,10 @@ from transformers.trainer_utils import set_seed
 
 from chatlm import ChatlmError, UsageError, load_pretrained
 from chatlm.plugin_kit.training import ProgressListener, TrainingProgress, stop_on_interrupt
+from chatlm.plugin_kit.training_runs import TrainingRuns
 from chatlm_lora.card import AdapterCard, SampleAnswer, write_card
 from chatlm_lora.checkpoints import RUNS, STATE_FILE, HeldOutResult, UnfinishedRun
-from chatlm_lora.dataset import Collator, evaluate_loss
+from chatlm_lora.dataset import MEASURE_PREFIX, Evaluation
 from chatlm_lora.effect import greedy_answer
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.peft_utils import (
@@ -53,6 +53,7 @@ def train_adapter(
     options: Mapping[str, Any] | None = None,
     restart: bool = False,
     finish: bool = False,
+    runs: TrainingRuns = RUNS,
 ) -> AdapterCard | None:
     """Train an adapter, evaluate its best checkpoint and save it.
 
@@ -64,6 +65,7 @@ def train_adapter(
         options: stored with a new run, see `TrainingRuns.options`.
         restart: discard a run that was stopped, instead of resuming it.
         finish: do not train, but save the best checkpoint of a run that was stopped.
+        runs: the unfinished runs of the command that trains.
 
     Returns:
         The adapter's card; None in processes that do not write.
@@ -78,16 +80,16 @@ def train_adapter(
     processes = PartialState(cpu=job.use_cpu)
     main = processes.is_main_process
     with (
-        RUNS.open(job.name, job.plan(), options, restart=restart, is_main_process=main) as folder,
+        runs.open(job.name, job.plan(), options, restart=restart, is_main_process=main) as folder,
         quiet_transformers(),
         explain_out_of_memory("Lower --batch-size or --max-length."),
         stop_on_interrupt(
-            RUNS.hint(job.name), after_step=processes.num_processes == 1
+            runs.hint(job.name), after_step=processes.num_processes == 1
         ) as should_stop,
     ):
         processes.wait_for_everyone()
         work = _TrainingProcess(
-            job, UnfinishedRun(folder), listener if main else ProgressListener(), processes
+            job, UnfinishedRun(folder, runs), listener if main else ProgressListener(), processes
         )
         if finish:
             work.take_best_checkpoint()
@@ -118,7 +120,6 @@ class _TrainingProcess:
         self._started = time.monotonic()
         self._report("reading the data")
         self._data: PreparedData = prepare_data(job, process_state.num_processes)
-        self._collator = Collator(self._data.encoder.eos_token_id)
         self._report("loading the model")
         set_seed(job.recipe.seed)
         self._dtypes = training_dtypes(job.use_cpu)
@@ -138,10 +139,13 @@ class _TrainingProcess:
             self._progress.base_loss = self._base_result.loss
         if should_stop():
             raise KeyboardInterrupt
+        self._data.examples.prepare(self.model, self._report)
+        if should_stop():
+            raise KeyboardInterrupt
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
         if reporting.stopped:
-            raise RUNS.stopped(self._job.name, state.global_step, state.max_steps)
+            raise self._run.runs.stopped(self._job.name, state.global_step, state.max_steps)
         early = state.global_step < state.max_steps
         self._end_reason = "early: held-out loss stopped improving" if early else "after all epochs"
         self._steps = state.global_step
@@ -164,7 +168,7 @@ class _TrainingProcess:
         losses = {}
         for checkpoint in candidates:
             load_checkpoint(self.model, checkpoint)
-            losses[checkpoint] = self._evaluate()
+            losses[checkpoint] = self._evaluate().loss
         best = min(candidates, key=losses.__getitem__)
         load_checkpoint(self.model, best)
         steps = {path: TrainerState.load_from_json(str(path / STATE_FILE)) for path in candidates}
@@ -193,7 +197,7 @@ class _TrainingProcess:
             raise ChatlmError(
                 "The loss became NaN or infinite.", hint="Lower --learning-rate, then --restart."
             )
-        answers = zip(data.sample_examples, before.answers, after.answers, strict=True)
+        answers = zip(data.examples.sample_examples, before.answers, after.answers, strict=True)
         return AdapterCard(
             name=job.name,
             origin="trained",
@@ -203,18 +207,20 @@ class _TrainingProcess:
             command=job.command,
             source={
                 **({"started_from": dict(job.start.history)} if job.start else {}),
-                "data": job.dataset.file_name,
-                "sha256": job.dataset.sha256,
-                "train": len(data.train),
-                "held_out": len(data.held_out),
-                "too_long": data.train.too_long + data.held_out.too_long,
-                "repeated": job.dataset.duplicates,
+                **job.dataset.source(),
+                "train": data.examples.train_count,
+                "held_out": data.examples.held_out_count,
+                "too_long": data.examples.too_long,
             },
-            settings=job.recipe.to_dict() | {"prompt_format": job.prompt_format},
+            settings=job.dataset.settings()
+            | job.recipe.to_dict()
+            | {"prompt_format": job.prompt_format},
             scores={
                 "held_out_loss_before": before.loss,
                 "held_out_loss_after": after.loss,
                 "fall": 1 - after.loss / before.loss,
+                **after.measures,
+                **({"before": dict(before.measures)} if before.measures else {}),
             },
             cost={
                 "seconds": round(time.monotonic() - self._started, 1),
@@ -229,6 +235,10 @@ class _TrainingProcess:
                 SampleAnswer(chat[-2].text, chat[-1].text, old, new) for chat, old, new in answers
             ),
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
+            curves={
+                name: tuple(points)
+                for name, points in {"loss": progress.eval_losses, **progress.measures}.items()
+            },
         )
 
     def _load_peft_model(self) -> Any:
@@ -253,7 +263,7 @@ class _TrainingProcess:
         )
         return get_peft_model(model, settings)
 
-    def _build_trainer(self, reporting: ReportingCallback) -> Trainer:
+    def _build_trainer(self, reporting: ReportingCallback) -> Any:
         recipe, data = self._job.recipe, self._data
         arguments = TrainingArguments(
             output_dir=str(self._run.folder),
@@ -285,12 +295,9 @@ class _TrainingProcess:
             report_to="none",
             disable_tqdm=True,
         )
-        trainer = Trainer(
+        trainer = data.examples.build_trainer(
             model=self.model,
             args=arguments,
-            train_dataset=data.train,
-            eval_dataset=data.held_out,
-            data_collator=self._collator,
             callbacks=[
                 reporting,
                 EarlyStoppingCallback(early_stopping_patience=recipe.patience),
@@ -309,16 +316,16 @@ class _TrainingProcess:
         """Evaluate the held-out loss and sample answers of the model as it is now."""
         data = self._data
         self._report(activity)
-        loss = self._evaluate()
+        found = self._evaluate()
         self._report("answering held-out prompts")
         answers = [
-            greedy_answer(self.model, data.encoder, chat[:-1]) for chat in data.sample_examples
+            greedy_answer(self.model, data.encoder, chat[:-1])
+            for chat in data.examples.sample_examples
         ]
-        return HeldOutResult(loss, tuple(answers))
+        return HeldOutResult(found.loss, tuple(answers), found.measures)
 
-    def _evaluate(self) -> float:
-        held_out, batch = self._data.held_out, self._job.recipe.batch_size
-        return evaluate_loss(self.model, held_out, self._collator, batch)
+    def _evaluate(self) -> Evaluation:
+        return self._data.examples.evaluate(self.model, self._job.recipe.batch_size)
 
     def _report(self, activity: str) -> None:
         self._progress.activity = activity
@@ -404,3 +411,7 @@ class ReportingCallback(TrainerCallback):
             self._progress.train_losses.append((step, logs["loss"]))
         if "eval_loss" in logs:
             self._progress.eval_losses.append((step, logs["eval_loss"]))
+        for key, value in logs.items():
+            if key.startswith(MEASURE_PREFIX):
+                points = self._progress.measures.setdefault(key.removeprefix(MEASURE_PREFIX), [])
+                points.append((step, value))

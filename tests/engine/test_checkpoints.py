@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from benchmarks import architectures, tiny_architectures
+from chatlm.engines import saved_caches
+from chatlm.engines.batching import stream_many
 from chatlm.engines.kv_layout import KEPT_BEHIND_WINDOW, MAX_STATES, read_kv_layout
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.prompt_cache import CachedPrompt, decode_batch
@@ -92,6 +94,40 @@ def test_a_seed_gives_the_same_text_warm_or_cold(model: TransformersModel, tmp_p
             ahead = [event.done for event in engine.read_ahead(Request(messages, sampling))]
             question = (*messages, Message("user", "And then?"))
             assert reply(engine, question, sampling)[1] == ahead[-1]  # nothing was read in vain
+
+
+def test_a_seed_gives_the_same_text_in_a_batch_and_after_a_restart(
+    model: TransformersModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saved_caches, "MIN_TOKENS", 64)
+    name = model.module.config.model_type
+    folder, chat = tmp_path / "model", tmp_path / "chat"
+    tiny_architectures.save(folder, name)
+    sampling = Sampling(temperature=1.0, seed=7, max_tokens=20)
+    story = (Message("user", "A fact about the sea, please. " * 14),)
+    longer = (*story, Message("assistant", "It is wide."), Message("user", "And how deep?"))
+    requests = [Request(messages, sampling) for messages in (story, longer)]
+
+    def open_engine() -> LocalEngine:
+        return LocalEngine.from_folder(
+            name, folder, architectures.FLOAT32, engine="transformers", chat_cache=10**9
+        )
+
+    with closing(open_engine()) as engine:
+        cold = []
+        for request in requests:
+            engine._prompt_cache.clear()
+            cold.append(reply(engine, request.messages, sampling)[0])
+        texts = ["", ""]
+        for index, event in stream_many(engine, requests):
+            texts[index] += event.text if isinstance(event, Delta) else ""
+        assert texts == cold
+        list(engine.read_ahead(Request(longer[:2], sampling, cache_folder=chat)))
+    with closing(open_engine()) as restarted:
+        events = list(restarted.stream(Request(longer, sampling, cache_folder=chat)))
+    assert isinstance(events[0], PromptReady)
+    assert events[0].cached_tokens >= 256
+    assert "".join(each.text for each in events if isinstance(each, Delta)) == cold[1]
 
 
 def reply(

@@ -11,7 +11,7 @@ from benchmarks.emotion import EVERYDAY
 from chatlm.plugin_kit.artifacts import CHECKSUMS_FILE
 from chatlm_emotion import card, classifier, examples
 from chatlm_emotion import card as card_module
-from chatlm_emotion.card import UNSURE, WEIGHTS_FILE
+from chatlm_emotion.card import NEUTRAL, UNSURE, WEIGHTS_FILE
 from chatlm_emotion.classifier import ICONS, Classifier
 from chatlm_emotion.evaluation import evaluate
 from tests import models
@@ -31,7 +31,7 @@ def test_it_is_small_and_says_where_it_comes_from(home: Path) -> None:
     assert "research" in known.licence
     assert known.command.startswith("chatlm emotion train mood --data train.jsonl")
     assert known.labels == ("anger", "fear", "joy", "love", "sadness", "surprise")
-    assert {*known.labels, UNSURE} == set(ICONS)
+    assert {*known.labels, NEUTRAL, UNSURE} == set(ICONS)
     assert "Licence" in (place.path / "README.md").read_text()
 
 
@@ -61,8 +61,25 @@ def test_everyday_sentences_have_no_mood(mood: Classifier) -> None:
     assert found.unsure_unlabelled_share >= 0.9
     assert found.scores is not None
     assert found.scores.accuracy.value >= 0.7
+    assert found.neutral_unlabelled_share >= 0.7
+    assert found.neutral_share <= 0.05
     (train,) = mood.classify(["The train is at nine."])
-    assert train.label == UNSURE
+    assert train.label == NEUTRAL
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Estoy muy triste porque te fuiste.",
+        "¡Qué alegría verte!",
+        "我今天非常开心！",
+        "Поезд отходит в девять.",
+        "Ich bin so wütend auf meinen Nachbarn!",
+    ],
+)
+def test_no_text_in_another_language_is_neutral(mood: Classifier, text: str) -> None:
+    (verdict,) = mood.classify([text])
+    assert verdict.label == UNSURE
 
 
 def test_training_and_test_texts_are_disjoint() -> None:

@@ -95,7 +95,7 @@ def test_it_gets_better_and_plain_peft_loads_it(
     assert (made.cost["ended"], made.cost["steps"]) == ("after all epochs", 18)
     assert made.source["sha256"] == dataset.read_dataset(data, seed=0, held_out_share=0.5).sha256
     assert (made.source["train"], made.source["held_out"], made.licence) == (24, 8, "CC0")
-    assert len(made.answers) == recipe_module.SAMPLE_ANSWERS
+    assert len(made.answers) == dataset.SAMPLE_ANSWERS
     assert watcher.steps == list(range(19))
     assert len(watcher.seen[-1].train_losses) == 18
 
@@ -107,6 +107,7 @@ def test_it_gets_better_and_plain_peft_loads_it(
     assert {t.dtype for t in load_file(folder / WEIGHTS_FILE).values()} == {torch.bfloat16}
     plain = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(plain, str(folder))
+    assert isinstance(wanted.dataset, dataset.ChatDataset)
     held_out = EncodedChats(wanted.dataset.held_out, ChatEncoder(base), 1024)
     mixed = fast_dtype("cpu") == "bfloat16"  # as in the training, or the rounding differs
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
@@ -273,7 +274,7 @@ def test_nan_losses_are_an_error(
     home: Path, base: ModelLocation, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, float("nan")])
-    monkeypatch.setattr("chatlm_lora.trainer.evaluate_loss", lambda *given: next(losses))
+    monkeypatch.setattr("chatlm_lora.dataset.evaluate_loss", lambda *given: next(losses))
     with pytest.raises(ChatlmError, match="NaN or infinite"):
         train_adapter(
             order(base, data, dataclasses.replace(RECIPE, epochs=0.2)), ProgressListener()

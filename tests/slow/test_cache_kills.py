@@ -37,8 +37,9 @@ def write_forever(prompts: Sequence[CachedPrompt], folder: Path) -> None:
             path.unlink()
 
 
-def test_no_kill_leaves_anything_wrong(tmp_path: Path) -> None:
-    saved = tiny.save(tmp_path / "model", "qwen3", max_position_embeddings=4096)
+@pytest.mark.parametrize("variant", ["qwen3", "gemma 3", "granite 4"])
+def test_no_kill_leaves_anything_wrong(tmp_path: Path, variant: str) -> None:
+    saved = tiny.save(tmp_path / "model", variant, max_position_embeddings=4096)
     model, folder = native_model(saved, torch.bfloat16, "int8"), tmp_path / "7"
     prompts = []
     for length in (1100, 2100, len(IDS)):

@@ -199,7 +199,8 @@ def import_votes(file: Path) -> None:
     "format_",
     type=click.Choice(["sft", "dpo"]),
     default="sft",
-    help="sft: the better replies, for chatlm adapters train; dpo: chosen and rejected, for TRL.",
+    help="sft: the better replies, for chatlm adapters train; dpo: chosen and rejected, for chatlm "
+    "align train and TRL.",
 )
 @_judge
 @click.option(
@@ -214,11 +215,7 @@ def export(format_: str, judge: str, path: Path | None) -> None:
     from chatlm_arena.store import store as store_module
 
     with store_module.open_arena_store() as store:
-        judged = [
-            (ballot, store.match(ballot.match_id))
-            for ballot in store.ballots(judge)
-            if ballot.match_id is not None
-        ]
+        judged = store.voted_matches(judge)
         to_examples = vote_files.sft_examples if format_ == "sft" else vote_files.dpo_examples
         examples = to_examples(judged, store.image)
         lines = [json.dumps(row, ensure_ascii=path is None) + "\n" for row in examples]

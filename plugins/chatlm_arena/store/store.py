@@ -305,6 +305,18 @@ class ArenaStore:
             )
             return [rows.to_ballot(row) for row in cursor]
 
+    def voted_matches(self, judge: str = "") -> list[tuple[Ballot, Match]]:
+        """Return the votes that count and have a match, oldest first, each with its match.
+
+        Args:
+            judge: return only this judge's votes; empty for all.
+        """
+        return [
+            (ballot, self.match(ballot.match_id))
+            for ballot in self.ballots(judge)
+            if ballot.match_id is not None
+        ]
+
     def reply_lengths(
         self, judge: str = "", matches: Sequence[int] | None = None
     ) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -1,0 +1,1 @@
+"""Train an adapter on pairs of replies of which one was preferred."""
