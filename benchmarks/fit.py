@@ -3,7 +3,7 @@
     python -m benchmarks.fit --json
 
 Memory: one chat that fills the context. Speed: replies of 64 tokens to short prompts, each right
-after the memory's bandwidth was measured; the median counts of those that no other program
+after memory and kernel were measured; the median counts of those that no other program
 disturbed. Each model runs in a process of its own, with a home of its own, so that no earlier run
 corrects what is expected.
 """
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,11 @@ def measure(model: str, context: int, replies: int) -> dict[str, Any]:
     """
     from chatlm.config.config import Config
     from chatlm.engines.devices import resolve_placement
-    from chatlm.engines.fit import FitChecker, speed_of, token_cost
-    from chatlm.engines.machine_speed import OtherLoad, measure_bandwidth
+    from chatlm.engines.fit import FitChecker
+    from chatlm.engines.machine_speed import MachineSpeed, OtherLoad, measure_machine_speed
     from chatlm.engines.memory_plan import FolderFacts, plan_model
     from chatlm.engines.open import open_engine
+    from chatlm.engines.token_cost import speed_of, token_cost
     from chatlm.hub.installed import describe_model
     from chatlm.hub.jobs import ignore_progress
     from chatlm.plugin_host.host import PluginHost
@@ -146,7 +148,7 @@ def measure(model: str, context: int, replies: int) -> dict[str, Any]:
     plan = plan_model(facts, resolve_placement(config.device))
     assert plan is not None
     cost = token_cost(facts, plan, fit.engine)
-    bandwidths: list[float] = []
+    measurements: list[MachineSpeed] = []
     expected_speeds: list[float] = []
     speeds: list[float] = []
     with closing(open_engine(config, PluginHost(), ignore_progress)) as engine:
@@ -154,13 +156,13 @@ def measure(model: str, context: int, replies: int) -> dict[str, Any]:
         while len(speeds) < replies and tried < MOST_TRIES * replies:
             tried += 1
             others = OtherLoad()
-            bandwidth = measure_bandwidth()
+            machine = measure_machine_speed()
             speed = _reply(engine, f"Say something about the number {tried}.")
             is_last_chance = MOST_TRIES * replies - tried < replies - len(speeds)
             if others.share() > MAX_DISTURBANCE and not is_last_chance:
                 continue
-            bandwidths.append(bandwidth)
-            expected_speeds.append(speed_of(cost, plan.device, bandwidth))
+            measurements.append(machine)
+            expected_speeds.append(speed_of(cost, plan.device, machine))
             speeds.append(speed)
         with _Peak() as peak:
             words = " ".join(f"w{n % 97}" for n in range(context))
@@ -174,7 +176,8 @@ def measure(model: str, context: int, replies: int) -> dict[str, Any]:
     errors = [wanted / got - 1 for wanted, got in zip(expected_speeds, speeds, strict=True)]
     return {
         "weights": weights,
-        "bandwidth": statistics.median(bandwidths),
+        "bandwidth": statistics.median(each.bandwidth for each in measurements),
+        **_describe_kernel(cost.weights, measurements),
         "memory_expected": expected,
         "memory_measured": measured,
         "memory_error": round(expected / measured - 1, 3),
@@ -185,6 +188,19 @@ def measure(model: str, context: int, replies: int) -> dict[str, Any]:
         "speed_errors": [round(error, 3) for error in errors],
         "speed_claimed_error": fit.speed_error,
         "replies_tried": tried,
+    }
+
+
+def _describe_kernel(formats: Iterable[str], measurements: list[Any]) -> dict[str, Any]:
+    """Return medians of what was measured of the kernel for a model's formats."""
+    kernels = [each.kernel for each in measurements if each.kernel is not None]
+    if not kernels:
+        return {}
+    return {
+        "kernel": {
+            name: statistics.median(each.rate(name) for each in kernels) for name in formats
+        },
+        "layer_seconds": statistics.median(each.layer_seconds for each in kernels),
     }
 
 
@@ -245,7 +261,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             f"| {row['speed_expected']:.1f} | {row['speed_measured']:.1f} "
             f"| {row['speed_error']:+.0%} |"
         )
-    print(f"\nMemory bandwidth: {rows[0]['bandwidth'] / 1e9:.1f} GB/s")
+    for row in rows:
+        rates = {"memory": row["bandwidth"], **row.get("kernel", {})}
+        print(
+            f"\n{row['model']}: "
+            + ", ".join(f"{name} {rate / 1e9:.1f} GB/s" for name, rate in rates.items())
+            + f", a layer {row.get('layer_seconds', 0) * 1e6:.0f} µs"
+        )
 
 
 if __name__ == "__main__":

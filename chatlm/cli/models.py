@@ -377,7 +377,8 @@ def refresh(address: str | None) -> None:
 
     found = refresh_catalogue(address)
     click.echo(
-        f"The catalogue of {found.date} with {found.models} models is stored."
+        f"The catalogue of {found.date} with {found.models} "
+        f"{'model' if found.models == 1 else 'models'} is stored."
         if found.is_newer
         else f"The catalogue of {found.date} is the newest there is."
     )

@@ -21,10 +21,9 @@ from chatlm.engines.machine_speed import (
     UNKNOWN_COST,
     RecordedRun,
     TokenCost,
-    bandwidth,
     record_run,
     recorded_runs,
-    refresh_bandwidth,
+    refresh_machine_speed,
 )
 from chatlm.engines.memory_plan import (
     FolderFacts,
@@ -34,6 +33,7 @@ from chatlm.engines.memory_plan import (
     plan_model,
 )
 from chatlm.engines.native.architectures.registry import FAMILIES
+from chatlm.engines.token_cost import speed_of, token_cost
 from chatlm.errors import ModelError
 from chatlm.hub.architecture import proven_modes
 from chatlm.hub.catalogue import CatalogueEntry, catalogue, find_entry
@@ -49,15 +49,6 @@ Verdict = Literal["fits", "tight", "too big", "unknown"]
 
 COMFORTABLE_CONTEXT = 8192
 """Tokens of context, or the model's own if that is less, with which a model counts as fitting."""
-
-_SHARE_OF_BANDWIDTH = 0.81
-"""Part of the measured bandwidth that decoding reaches; `python -m benchmarks.fit` shows it."""
-
-_LAYER_SECONDS = {"native": 40e-6, "transformers": 600e-6}
-"""What a layer takes beside reading its weights, by what runs it."""
-
-_VOCABULARY_SECONDS = 1e-9
-"""What sampling takes for each token of the vocabulary."""
 
 _ERROR_OF_TRANSFORMERS = 0.5
 """Relative error of a speed with transformers, which is less regular."""
@@ -384,7 +375,8 @@ class FitChecker:
         plan = self._plan(facts)
         if plan is None:
             return UNKNOWN_COST
-        return token_cost(facts, plan, self._engine(facts, entry), entry)
+        engine = self._engine(facts, entry)
+        return token_cost(facts, plan, engine, entry, self._config.weights)
 
     def _check(
         self, name: str, facts: ModelFacts, download: int, entry: CatalogueEntry | None
@@ -477,7 +469,8 @@ class FitChecker:
             return own[-1].tokens_per_second, _ERROR_OF_OWN_RUNS
         if plan is None:
             return None, 0.0
-        expected = speed_of(token_cost(facts, plan, engine, entry), plan.device)
+        cost = token_cost(facts, plan, engine, entry, self._config.weights)
+        expected = speed_of(cost, plan.device)
         error = _ERROR_OF_TRANSFORMERS if engine == "transformers" else _ERROR_WITHOUT_RUNS
         ratios = [
             min(_MAX_CORRECTION, run.tokens_per_second / speed_of(run.cost, run.device))
@@ -505,7 +498,7 @@ class RunRecorder:
         self._runtimes = tuple(runtimes)
         self._location = location
         self._cost: TokenCost | None = None
-        refresh_bandwidth()
+        refresh_machine_speed()
 
     def record(self, info: EngineInfo, usage: Usage, others: float = 0.0) -> None:
         """Store the speed of a reply, unless it is too short to tell, or others slowed it down.
@@ -529,59 +522,6 @@ class RunRecorder:
             except (ModelError, OSError, KeyError, ValueError, TypeError):
                 self._cost = UNKNOWN_COST
         return self._cost
-
-
-def token_cost(
-    facts: ModelFacts, plan: MemoryPlan, engine: str, entry: CatalogueEntry | None = None
-) -> TokenCost:
-    """Return what a token costs early in a chat.
-
-    An embedding that is not the output matrix too is not read, nor are experts that are not chosen.
-
-    Args:
-        facts: about the model.
-        plan: of its memory.
-        engine: what runs it, see `Fit.engine`.
-        entry: of the catalogue, if it has the model.
-    """
-    share = 1.0
-    if entry is not None and entry.active_parameters and entry.parameters:
-        share = entry.active_parameters / entry.parameters
-    elif experts := _experts(facts.config):
-        share = experts
-    read = plan.weights * share
-    text = facts.config.get("text_config") or facts.config
-    vocabulary = int(text.get("vocab_size") or 0)
-    if facts.is_gguf and share == 1.0 and vocabulary and facts.has_output_matrix:
-        embedding = vocabulary * int(text["hidden_size"])
-        read -= embedding / max(1, facts.parameters) * plan.weights
-    layers = int(text.get("num_hidden_layers") or len(plan.kv_layout.layers))
-    each = _LAYER_SECONDS.get(engine, _LAYER_SECONDS["native"])
-    return TokenCost(read, layers * each + vocabulary * _VOCABULARY_SECONDS)
-
-
-def _experts(config: Mapping[str, Any]) -> float | None:
-    """Return the share of a mixture of experts that a token reads; None if it is none."""
-    text = config.get("text_config") or config
-    count = text.get("num_experts") or text.get("num_local_experts") or text.get("n_routed_experts")
-    used = text.get("num_experts_per_tok") or text.get("top_k_experts")
-    if not isinstance(count, int) or not isinstance(used, int) or count <= 1:
-        return None
-    outside = 0.05  # attention, embeddings and shared experts, as in published models
-    return min(1.0, outside + (1 - outside) * used / count)
-
-
-def speed_of(cost: TokenCost, device: str, measured_bandwidth: float | None = None) -> float:
-    """Return the tokens per second that the memory's bandwidth allows.
-
-    Args:
-        cost: of a token.
-        device: see `MemoryPlan.device`.
-        measured_bandwidth: bytes per second; None for the stored one.
-    """
-    if measured_bandwidth is None:
-        measured_bandwidth = bandwidth("cuda:0" if device == "auto" else device)
-    return 1 / (cost.bytes / (measured_bandwidth * _SHARE_OF_BANDWIDTH) + cost.seconds)
 
 
 def _verdict(plan: MemoryPlan | None, memory: MemoryBudget | None) -> Verdict:

@@ -1,31 +1,37 @@
-"""How fast this machine reads memory, and how fast models ran on it; both are stored.
+"""How fast this machine reads memory and decodes, and how fast models ran on it; all is stored.
 
-Decoding reads each weight once per token, so the bandwidth of the memory bounds the speed.
+Decoding reads each weight once per token, so the bandwidth of the memory bounds the speed, and the
+processor does where its own work takes longer (`KernelSpeed`). Both are measured in the same half
+second, since both change on a machine that others use too.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from chatlm.config import paths
+from chatlm.engines.devices import resolve_placement
+from chatlm.engines.native.kernel_speed import KernelSpeed, is_kernel_ready, measure_kernel
 
 log = logging.getLogger(__name__)
 
-MEASURE_SECONDS = 0.3
+_BANDWIDTH_SECONDS = 0.1
 """How long the bandwidth is measured, without the memory that is prepared for it."""
+
+_KERNEL_SECONDS = 0.25
+"""How long the kernel is measured, see `measure_kernel`."""
 
 _BYTES = 192 << 20
 """Memory that is read: more than processors' caches hold."""
@@ -46,16 +52,34 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
+class MachineSpeed:
+    """How fast a device reads memory, and main memory's processors decode."""
+
+    bandwidth: float
+    """Bytes per second."""
+    kernel: KernelSpeed | None = None
+    """Of the C kernel; None for other devices, or without one."""
+
+
+@dataclass(frozen=True)
 class TokenCost:
-    """What a new token costs, as estimated."""
+    """What a new token takes, whatever the machine."""
 
-    bytes: float
-    """Read from memory; 0 if unknown."""
-    seconds: float
-    """Beside reading them."""
+    weights: Mapping[str, float]
+    """Bytes that are read from memory, by number format; empty if unknown."""
+    layers: int
+    vocabulary: int
+    """Tokens that a sampler chooses from."""
+    engine: str
+    """What runs it, see `Fit.engine`."""
+
+    @property
+    def bytes(self) -> float:
+        """Read from memory; 0 if unknown."""
+        return sum(self.weights.values())
 
 
-UNKNOWN_COST = TokenCost(0.0, 0.0)
+UNKNOWN_COST = TokenCost({}, 0, 0, "")
 
 
 @dataclass(frozen=True)
@@ -94,48 +118,81 @@ class OtherLoad:
         return passed - idle, own.user + own.system, passed
 
 
-def bandwidth(device: str = "cpu") -> float:
-    """Return how many bytes of memory a device reads per second.
+def machine_speed(device: str = "cpu") -> MachineSpeed:
+    """Return how fast a device is.
 
     Args:
         device: cpu, mps or cuda:N.
 
     Returns:
-        The stored value, or a new measurement of about half a second.
+        The stored values, or new ones, measured in about half a second.
     """
-    kind = device if device.startswith("cuda") else "cpu"
-    known = _stored_bandwidth(kind)
+    kind = _kind(device)
+    known = _stored_speed(kind)
     return known[0] if known else _measure_and_store(kind)
 
 
-def refresh_bandwidth() -> None:
-    """Measure main memory again if it was measured more than a day ago; it is called when a model
-    is loaded, since other programs and the power supply change the speed."""
-    known = _stored_bandwidth("cpu")
-    if known and time.time() - known[1] > _FRESH_SECONDS:
+def refresh_machine_speed() -> None:
+    """Measure main memory and processors again if they were measured more than a day ago, or
+    before there was a kernel; it is called when a model is loaded, since other programs and the
+    power supply change the speed."""
+    known = _stored_speed("cpu")
+    if known is None:
+        return
+    speed, measured_at = known
+    is_old = time.time() - measured_at > _FRESH_SECONDS
+    if is_old or (speed.kernel is None and is_kernel_ready(float32=_decodes_float32())):
         _measure_and_store("cpu")
 
 
-def _stored_bandwidth(kind: str) -> tuple[float, float] | None:
-    """Return a stored bandwidth of this machine and when it was measured."""
+def _kind(device: str) -> str:
+    return device if device.startswith("cuda") else "cpu"
+
+
+def _decodes_float32() -> bool:
+    return resolve_placement("cpu").dtype is torch.float32
+
+
+def _stored_speed(kind: str) -> tuple[MachineSpeed, float] | None:
+    """Return the stored speed of this machine and when it was measured."""
     known = _read().get("bandwidth", {}).get(kind, {})
     try:
         if known["machine"] != _machine(kind) or float(known["bytes_per_second"]) <= 0:
             return None
-        return float(known["bytes_per_second"]), float(known["measured_at"])
-    except (TypeError, ValueError, KeyError):
+        speed = MachineSpeed(float(known["bytes_per_second"]), _parse_kernel(known.get("kernel")))
+        return speed, float(known["measured_at"])
+    except (TypeError, ValueError, KeyError, AttributeError):
         return None
 
 
-def _measure_and_store(kind: str) -> float:
-    others, known = OtherLoad(), _stored_bandwidth(kind)
-    measured = measure_bandwidth(kind)
+def _parse_kernel(values: Any) -> KernelSpeed | None:
+    if values is None:
+        return None
+    rates = {str(name): float(rate) for name, rate in values["bytes_per_second"].items()}
+    layer_seconds = float(values["layer_seconds"])
+    if not rates or min(rates.values()) <= 0 or layer_seconds < 0:
+        raise ValueError("no speed")
+    return KernelSpeed(rates, layer_seconds)
+
+
+def _measure_and_store(kind: str) -> MachineSpeed:
+    others, known = OtherLoad(), _stored_speed(kind)
+    measured = measure_machine_speed(kind)
     disturbed = others.share() > MAX_OTHERS
-    if disturbed and known:  # it says less about the memory than what was measured before
-        measured = max(measured, known[0])
+    if disturbed and known:  # it says less about the machine than what was measured before
+        measured = _faster(measured, known[0])
+    kernel = measured.kernel
     table = {
         "machine": _machine(kind),
-        "bytes_per_second": round(measured),
+        "bytes_per_second": round(measured.bandwidth),
+        "kernel": None
+        if kernel is None
+        else {
+            "bytes_per_second": {
+                name: round(rate) for name, rate in kernel.bytes_per_second.items()
+            },
+            "layer_seconds": round(kernel.layer_seconds, 8),
+        },
         # what others disturbed is measured again at the next load
         "measured_at": 0 if disturbed else round(time.time()),
     }
@@ -144,34 +201,53 @@ def _measure_and_store(kind: str) -> float:
     return measured
 
 
-def measure_bandwidth(device: str = "cpu", seconds: float = MEASURE_SECONDS) -> float:
-    """Measure how many bytes of memory a device reads per second, with all its processors.
+def _faster(one: MachineSpeed, other: MachineSpeed) -> MachineSpeed:
+    """Return the better of each number."""
+    kernel = one.kernel or other.kernel
+    if one.kernel and other.kernel:
+        rates = other.kernel.bytes_per_second
+        kernel = KernelSpeed(
+            {
+                name: max(rate, rates.get(name, 0.0))
+                for name, rate in one.kernel.bytes_per_second.items()
+            },
+            min(one.kernel.layer_seconds, other.kernel.layer_seconds),
+        )
+    return MachineSpeed(max(one.bandwidth, other.bandwidth), kernel)
+
+
+def measure_machine_speed(device: str = "cpu") -> MachineSpeed:
+    """Measure how fast a device is, with as many threads as replies have.
 
     Args:
         device: cpu or cuda:N.
-        seconds: how long; the median of several passes counts, as caches hold a part of some.
     """
-    return _measure_cuda(device, seconds) if device != "cpu" else _measure_main_memory(seconds)
+    if device != "cpu":
+        return MachineSpeed(_measure_cuda(device))
+    kernel = measure_kernel(_KERNEL_SECONDS, float32=_decodes_float32())
+    return MachineSpeed(measure_bandwidth(), kernel)
 
 
-def _measure_main_memory(seconds: float) -> float:
+def measure_bandwidth() -> float:
+    """Measure how many bytes of main memory are read per second, as the median of several passes,
+    since caches hold a part of some."""
     import numpy as np
 
-    threads = processors()
+    threads = torch.get_num_threads()
     parts = np.array_split(np.ones(_BYTES // 4, np.float32), threads)
     with ThreadPoolExecutor(threads) as pool:
 
         def read() -> None:
             list(pool.map(lambda part: np.dot(part, part), parts))
 
-        return _BYTES / _usual_pass(read, seconds)
+        return _BYTES / _usual_pass(read)
 
 
-def _usual_pass(read: Callable[[], None], seconds: float) -> float:
+def _usual_pass(read: Callable[[], None]) -> float:
     """Return how long a pass takes, as the median."""
     read()  # the first one starts threads
     passes: list[float] = []
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + _BANDWIDTH_SECONDS
     while not passes or time.perf_counter() < end:
         started = time.perf_counter()
         read()
@@ -179,9 +255,7 @@ def _usual_pass(read: Callable[[], None], seconds: float) -> float:
     return statistics.median(passes)
 
 
-def _measure_cuda(device: str, seconds: float) -> float:
-    import torch
-
+def _measure_cuda(device: str) -> float:
     numbers = torch.ones(_BYTES, dtype=torch.float32, device=device)  # 768 MiB
     total = numbers.numel() * numbers.element_size()
 
@@ -189,14 +263,7 @@ def _measure_cuda(device: str, seconds: float) -> float:
         numbers.sum()
         torch.cuda.synchronize(device)
 
-    return total / _usual_pass(read, seconds)
-
-
-def processors() -> int:
-    """Return how many processors this process may use."""
-    with contextlib.suppress(AttributeError):  # only on Linux
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    return total / _usual_pass(read)
 
 
 def record_run(name: str, weights: str, run: RecordedRun) -> None:
@@ -219,8 +286,10 @@ def record_run(name: str, weights: str, run: RecordedRun) -> None:
         **{each: value for each, value in runs.items() if each != key},
         key: {
             "tokens_per_second": round(speed, 2),
-            "bytes": round(run.cost.bytes),
-            "seconds": run.cost.seconds,
+            "weights": {name: round(size) for name, size in run.cost.weights.items()},
+            "layers": run.cost.layers,
+            "vocabulary": run.cost.vocabulary,
+            "engine": run.cost.engine,
             "device": run.device,
         },
     }
@@ -236,17 +305,23 @@ def recorded_runs() -> dict[str, RecordedRun]:
 
 def _parse_run(value: Any) -> RecordedRun | None:
     try:
-        cost = TokenCost(float(value["bytes"]), float(value["seconds"]))
+        cost = UNKNOWN_COST
+        if "weights" in value:  # earlier versions stored another cost; the speed is still known
+            cost = TokenCost(
+                {str(name): float(size) for name, size in value["weights"].items()},
+                int(value["layers"]),
+                int(value["vocabulary"]),
+                str(value["engine"]),
+            )
         run = RecordedRun(float(value["tokens_per_second"]), cost, str(value["device"]))
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, AttributeError):
         return None
-    return (
-        run if run.tokens_per_second > 0 and run.cost.bytes >= 0 and run.cost.seconds >= 0 else None
-    )
+    numbers = (cost.layers, cost.vocabulary, *cost.weights.values())
+    return run if run.tokens_per_second > 0 and min(numbers) >= 0 else None
 
 
 def _machine(device: str) -> str:
-    return f"{platform.node()} {platform.machine()} {processors()} {device}"
+    return f"{platform.node()} {platform.machine()} {torch.get_num_threads()} {device}"
 
 
 def _file() -> Path:

@@ -209,9 +209,9 @@ def _open_local(
             (decoder_name(float32=float32), "choose", "elementwise"),
             lambda: progress("compile", 0, None),
         )
+    recorder = RunRecorder(config, runtimes.keys(), location)
     if report_fit and (fit := FitChecker(config, runtimes.keys()).describe_load(location)):
         report_fit(fit)
-    recorder = RunRecorder(config, runtimes.keys(), location)
     engine = LocalEngine.from_folder(
         location.name,
         location.folder,

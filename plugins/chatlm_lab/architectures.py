@@ -28,6 +28,7 @@ ARCHITECTURES = {
     "lstm": "chatlm_lab.network_architecture:RecurrentArchitecture",
     "minlstm": "chatlm_lab.network_architecture:RecurrentArchitecture",
     "decoder": "chatlm_lab.network_architecture:DecoderArchitecture",
+    "llama": "chatlm_lab.network_architecture:LlamaArchitecture",
 }
 """Architectures by name, each the class that provides it; it is imported when it is used."""
 

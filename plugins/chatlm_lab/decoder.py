@@ -93,21 +93,26 @@ class MultiHeadAttention(nn.Module):
     G = softmax(Q Kᵀ / √d_h + M) V for each head, where M is -∞ for tokens that come later
     result = (G_1, G_2, …) W_O
 
-    Keys and values of the tokens read so far are kept: the KV cache (section 4.8).
+    Keys and values of the tokens read so far are kept: the KV cache (section 4.8). In Llama's form
+    several heads of Q share one of K and V, which makes that smaller (grouped-query attention).
 
     Args:
         width: d.
         heads: a divisor of d with an even quotient.
         window: number of tokens that each one may see.
         dropout: share of the weights that is dropped in training.
+        kv_heads: heads of K and V, a divisor of `heads`; 0 for as many.
     """
 
-    def __init__(self, width: int, heads: int, window: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, window: int, dropout: float, kv_heads: int = 0
+    ) -> None:
         super().__init__()
-        self.heads, self.window = heads, window
+        self.heads, self.window, self.kv_heads = heads, window, kv_heads or heads
+        kv_width = width // heads * self.kv_heads
         self.W_Q = nn.Linear(width, width, bias=False)
-        self.W_K = nn.Linear(width, width, bias=False)
-        self.W_V = nn.Linear(width, width, bias=False)
+        self.W_K = nn.Linear(width, kv_width, bias=False)
+        self.W_V = nn.Linear(width, kv_width, bias=False)
         self.W_O = nn.Linear(width, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
@@ -116,10 +121,11 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: (sequences, t, d).
-            cache: keys and values, each (sequences, heads, s - t, d_h); None before any token.
+            cache: keys and values, each (sequences, kv_heads, s - t, d_h); None before any token.
         """
         tokens = x.shape[1]
-        q, k, v = (self._split(W(x)) for W in (self.W_Q, self.W_K, self.W_V))
+        q = _split(self.W_Q(x), self.heads)
+        k, v = _split(self.W_K(x), self.kv_heads), _split(self.W_V(x), self.kv_heads)
         start = cache[0].shape[2] if cache else 0
         angles = rope_angles(start, tokens, q.shape[-1])
         q, k = apply_rope(q, angles), apply_rope(k, angles)
@@ -127,17 +133,20 @@ class MultiHeadAttention(nn.Module):
             k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
         # older ones are out of reach of all these tokens
         reach = min(tokens + self.window - 1, k.shape[2])
-        near_k, near_v = k[:, :, -reach:], v[:, :, -reach:]
+        shared = self.heads // self.kv_heads
+        near_k = k[:, :, -reach:].repeat_interleave(shared, 1)
+        near_v = v[:, :, -reach:].repeat_interleave(shared, 1)
         scores = q @ near_k.transpose(-2, -1) / math.sqrt(q.shape[-1])
         scores = scores.masked_fill(~causal_mask(tokens, reach, self.window), -math.inf)
         weights = self.dropout(torch.softmax(scores, -1))
         gathered = (weights @ near_v).transpose(1, 2).flatten(2)  # the heads beside each other
         return self.W_O(gathered), (k, v)
 
-    def _split(self, x: Tensor) -> Tensor:
-        """Return (sequences, heads, t, d_h)."""
-        heads: Tensor = x.unflatten(-1, (self.heads, -1))
-        return heads.transpose(1, 2)
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """Divide vectors into heads: (sequences, heads, t, d_h)."""
+    divided: Tensor = x.unflatten(-1, (heads, -1))
+    return divided.transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -168,14 +177,24 @@ class DecoderBlock(Layer):
         heads: of the attention.
         window: number of tokens that each one may see.
         dropout: in training.
+        kv_heads: see `MultiHeadAttention`.
+        mlp: another one than the book's.
     """
 
-    def __init__(self, width: int, heads: int, window: int, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        dropout: float,
+        kv_heads: int = 0,
+        mlp: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.norm_1 = RMSNorm(width)
-        self.attention = MultiHeadAttention(width, heads, window, dropout)
+        self.attention = MultiHeadAttention(width, heads, window, dropout, kv_heads)
         self.norm_2 = RMSNorm(width)
-        self.mlp = MLP(width)
+        self.mlp = mlp or MLP(width)
         self.dropout = nn.Dropout(dropout)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -44,6 +44,7 @@ class LanguageNetwork(nn.Module):
         layers: from the first to the last.
         norm: applied before the logits.
         dropout: share of the embeddings, and of each layer's outputs, that is dropped in training.
+        bias: whether the logits have one.
     """
 
     def __init__(
@@ -53,16 +54,18 @@ class LanguageNetwork(nn.Module):
         layers: list[Layer],
         norm: nn.Module | None = None,
         dropout: float = 0.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
         self.layers = nn.ModuleList(layers)
         self.norm = norm or nn.Identity()
-        self.output = nn.Linear(width, vocabulary)
+        self.output = nn.Linear(width, vocabulary, bias=bias)
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.embedding.weight, std=0.02 if norm else 1.0)
         nn.init.xavier_uniform_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        if bias:
+            nn.init.zeros_(self.output.bias)
 
     def forward(self, ids: Tensor, state: State = ()) -> tuple[Tensor, State]:
         """Return the logits after each token, (sequences, tokens, vocabulary), and the new state.

@@ -18,7 +18,9 @@ from chatlm.plugin_kit.training import (
 from chatlm_lab.architectures import Architecture, OpenedModel, TrainingJob
 from chatlm_lab.models import LAB_MODELS, RUNS, LabCard, write_card
 from chatlm_lab.network_recipe import (
+    AttentionRecipe,
     DecoderRecipe,
+    LlamaRecipe,
     NetworkRecipe,
     RecurrentRecipe,
     restore_recipe,
@@ -33,7 +35,10 @@ from chatlm_lab.training import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tokenizers import Tokenizer
+    from torch import Tensor
 
     from chatlm_lab.network import LanguageNetwork
     from chatlm_lab.network_model import NetworkModel, NetworkPredictor
@@ -52,6 +57,7 @@ TITLES = {
     "lstm": "LSTM",
     "minlstm": "minLSTM",
     "decoder": "decoder",
+    "llama": "Llama",
 }
 
 
@@ -149,11 +155,35 @@ class NetworkArchitecture(Architecture):
         ):
             return train_network(self, job, recipe, listener, should_stop)
 
+    def save(self, network: LanguageNetwork, recipe: Any, folder: Path) -> None:
+        """Write the weights to a model's folder.
+
+        Args:
+            network: which was trained.
+            recipe: it was built by.
+            folder: of the model, which has the tokenizer already.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        from safetensors.torch import save_file
+
+        save_file(network.state_dict(), folder / WEIGHTS_FILE)
+
+    def load(self, folder: Path, recipe: Any) -> dict[str, Tensor]:
+        """Return the weights that `save` wrote, by their names in the network.
+
+        Raises:
+            KeyError, OSError, SafetensorError: they cannot be read.
+        """
+        from safetensors.torch import load_file
+
+        return load_file(folder / WEIGHTS_FILE)
+
     def open(self, place: Artifact, card: LabCard) -> OpenedNetwork:
         """Load the weights; see `Architecture.open`."""
         import torch
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         recipe = restore_recipe(self.recipe_type, card.settings)
         tokenizer = load_tokenizer(place.path)
@@ -162,9 +192,9 @@ class NetworkArchitecture(Architecture):
         with torch.device("meta"):
             network = self.build(recipe, card.vocabulary)
         try:
-            network.load_state_dict(load_file(place.path / WEIGHTS_FILE), assign=True)
-        except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"its {WEIGHTS_FILE} does not fit its card") from error
+            network.load_state_dict(self.load(place.path, recipe), assign=True)
+        except (KeyError, RuntimeError, SafetensorError) as error:
+            raise ValueError("its weights do not fit its card") from error
         return OpenedNetwork(card, tokenizer, network.requires_grad_(False), recipe.context)
 
     def summary(self, card: LabCard) -> str:
@@ -201,6 +231,38 @@ class DecoderArchitecture(NetworkArchitecture):
         return build_decoder(
             vocabulary, recipe.width, recipe.layers, recipe.heads, recipe.window, recipe.dropout
         )
+
+
+class LlamaArchitecture(NetworkArchitecture):
+    """A decoder in Llama's form; its folder is also a model folder as transformers reads it."""
+
+    recipe_type = LlamaRecipe
+
+    def build(self, recipe: LlamaRecipe, vocabulary: int) -> LanguageNetwork:
+        """Build the decoder; see `NetworkArchitecture.build`."""
+        from chatlm_lab.llama import build_llama
+
+        return build_llama(
+            vocabulary,
+            recipe.width,
+            recipe.layers,
+            recipe.heads,
+            recipe.kv_heads,
+            recipe.context,
+            recipe.dropout,
+        )
+
+    def save(self, network: LanguageNetwork, recipe: LlamaRecipe, folder: Path) -> None:
+        """Write a model folder with Llama's names; see `NetworkArchitecture.save`."""
+        from chatlm_lab.llama import save_llama
+
+        save_llama(network, recipe, folder)
+
+    def load(self, folder: Path, recipe: LlamaRecipe) -> dict[str, Tensor]:
+        """Return the weights by their names in the network; see `NetworkArchitecture.load`."""
+        from chatlm_lab.llama import load_llama
+
+        return load_llama(folder, recipe)
 
 
 def train_network(
@@ -282,7 +344,6 @@ def _train_and_save(
     watch: Stopwatch,
 ) -> LabCard:
     import torch
-    from safetensors.torch import save_file
 
     from chatlm_lab.evaluation import evaluate
     from chatlm_lab.network_model import NetworkPredictor
@@ -325,7 +386,7 @@ def _train_and_save(
             scores = evaluate(predictor, tokenizer, recipe.tokenizer, corpus.held_out).to_dict()
     with LAB_MODELS.create(place) as folder:
         save_tokenizer(tokenizer, folder)
-        save_file(network.state_dict(), folder / WEIGHTS_FILE)
+        architecture.save(network, recipe, folder)
         card = LabCard(
             name=job.name,
             architecture=architecture.name,
@@ -362,7 +423,7 @@ def sample_text(network: LanguageNetwork, tokenizer: Tokenizer, seed: int) -> st
 
 def _describe(name: str, recipe: NetworkRecipe, vocabulary: int, network: LanguageNetwork) -> str:
     layers = f"{recipe.layers} layer{'s' if recipe.layers > 1 else ''} of {recipe.width}"
-    heads = f", {recipe.heads} heads" if isinstance(recipe, DecoderRecipe) else ""
+    heads = f", {recipe.heads} heads" if isinstance(recipe, AttentionRecipe) else ""
     return (
         f"{TITLES[name]}, {layers}{heads}, "
         f"{network.num_parameters:,} parameters, {vocabulary:,} tokens ({recipe.tokenizer})"
@@ -385,6 +446,6 @@ def _needed_memory(parameters: int, vocabulary: int, recipe: NetworkRecipe) -> i
     its logits with their softmax and gradient, and what the layers keep for the gradient.
     """
     tokens = recipe.batch_size * recipe.context
-    attention = recipe.context * recipe.heads * 4 if isinstance(recipe, DecoderRecipe) else 0
+    attention = recipe.context * recipe.heads * 4 if isinstance(recipe, AttentionRecipe) else 0
     for_token = 3 * vocabulary + recipe.layers * (24 * recipe.width + attention)
     return 4 * (5 * parameters + tokens * for_token)

@@ -98,22 +98,16 @@ class RecurrentRecipe(NetworkRecipe):
 
 
 @dataclass(frozen=True)
-class DecoderRecipe(NetworkRecipe):
-    """How a decoder is trained."""
+class AttentionRecipe(NetworkRecipe):
+    """How a model with attention is trained."""
 
     heads: int = 0
     """Of the attention; 0 for those of the size."""
-    window: int = 0
-    """Tokens that each one may see; 0 for as many as the context."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.window:
-            object.__setattr__(self, "window", self.context)
         if not 1 <= self.heads <= 256:
             raise UsageError(f"--heads must be 1 to 256, not {self.heads}.")
-        if not 1 <= self.window <= self.context:
-            raise UsageError(f"--window must be 1 to {self.context}, not {self.window}.")
         if self.width % self.width_step and not self.params:
             raise UsageError(
                 f"--width must be a multiple of {self.width_step} with {self.heads} heads, not "
@@ -124,6 +118,39 @@ class DecoderRecipe(NetworkRecipe):
     def width_step(self) -> int:
         """The number that the width must be a multiple of: each head needs pairs for RoPE."""
         return 2 * self.heads
+
+
+@dataclass(frozen=True)
+class DecoderRecipe(AttentionRecipe):
+    """How the book's decoder is trained."""
+
+    window: int = 0
+    """Tokens that each one may see; 0 for as many as the context."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.window:
+            object.__setattr__(self, "window", self.context)
+        if not 1 <= self.window <= self.context:
+            raise UsageError(f"--window must be 1 to {self.context}, not {self.window}.")
+
+
+@dataclass(frozen=True)
+class LlamaRecipe(AttentionRecipe):
+    """How a decoder in Llama's form is trained."""
+
+    kv_heads: int = 0
+    """Heads of keys and values; 0 for half of the heads, where these are even."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.kv_heads:
+            shared = 2 if self.heads % 2 == 0 else 1
+            object.__setattr__(self, "kv_heads", self.heads // shared)
+        if self.kv_heads < 1 or self.heads % self.kv_heads:
+            raise UsageError(
+                f"--kv-heads must divide the {self.heads} heads, which {self.kv_heads} does not."
+            )
 
 
 def restore_recipe(kind: type[NetworkRecipe], values: Mapping[str, Any]) -> NetworkRecipe:

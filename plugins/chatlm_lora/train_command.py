@@ -148,8 +148,10 @@ def build_job(
     from chatlm_lora.recipe import Recipe, TrainingJob
 
     others = {"command", "model", "start", "description", "licence", *data_options}
-    base = resolve_base_model(options.get("model"))
     recipe_options = {key: value for key, value in options.items() if key not in others}
+    # before the model, which may have to be downloaded
+    dataset = read(Recipe.from_dict(recipe_options))
+    base = resolve_base_model(options.get("model"))
     start = _starting_adapter(options["start"], base) if options.get("start") else None
     if start is not None:
         shape = start.shape()
@@ -164,7 +166,7 @@ def build_job(
     return TrainingJob(
         name=name,
         base=base,
-        dataset=read(recipe),
+        dataset=dataset,
         recipe=recipe,
         prompt_format=config.prompt_format,
         description=options.get("description", ""),

@@ -58,7 +58,7 @@ TINY_NETWORK = {
 
 def network_recipe(architecture: str, **settings: object) -> NetworkRecipe:
     """Return a recipe that trains in a second."""
-    heads = {"heads": 2} if architecture == "decoder" else {}
+    heads = {"heads": 2} if architecture in ("decoder", "llama") else {}
     recipe = find_architecture(architecture).make_recipe({**TINY_NETWORK, **heads, **settings})
     assert isinstance(recipe, NetworkRecipe)
     return recipe

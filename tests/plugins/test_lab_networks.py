@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from chatlm import UsageError
 from chatlm_lab.decoder import (
     EPSILON,
+    MLP,
     DecoderBlock,
     MultiHeadAttention,
     RMSNorm,
@@ -21,10 +22,11 @@ from chatlm_lab.decoder import (
     causal_mask,
     rope_angles,
 )
+from chatlm_lab.llama import build_llama
 from chatlm_lab.network import LanguageNetwork, generate
 from chatlm_lab.network_architecture import DecoderArchitecture, RecurrentArchitecture
 from chatlm_lab.network_model import NetworkPredictor
-from chatlm_lab.network_recipe import DecoderRecipe, RecurrentRecipe
+from chatlm_lab.network_recipe import DecoderRecipe, LlamaRecipe, RecurrentRecipe
 from chatlm_lab.network_training import _batches, count_steps, learning_rate
 from chatlm_lab.recurrent import (
     LAYERS,
@@ -37,7 +39,7 @@ from chatlm_lab.recurrent import (
 
 VOCABULARY, WIDTH = 11, 8
 
-NETWORKS = [*LAYERS, "decoder"]
+NETWORKS = [*LAYERS, "decoder", "llama"]
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,8 @@ def seeded() -> None:
 def build(architecture: str, window: int = 64) -> LanguageNetwork:
     if architecture == "decoder":
         network = build_decoder(VOCABULARY, WIDTH, 2, 2, window, 0.0)
+    elif architecture == "llama":
+        network = build_llama(VOCABULARY, WIDTH, 2, 2, 1, window, 0.0)
     else:
         network = build_recurrent(architecture, VOCABULARY, WIDTH, 2, 0.0)
     return network.eval()
@@ -169,9 +173,10 @@ def test_a_block_adds_to_what_passes_through_it() -> None:
     block = DecoderBlock(WIDTH, 2, 64, 0.0)
     x = torch.randn(1, 4, WIDTH)
     between = x + block.attention(block.norm_1(x), None)[0]
-    normed = block.norm_2(between)
-    hidden = torch.relu(normed @ block.mlp.W_1.weight.T + block.mlp.W_1.bias)
-    expected = between + hidden @ block.mlp.W_2.weight.T + block.mlp.W_2.bias
+    normed, mlp = block.norm_2(between), block.mlp
+    assert isinstance(mlp, MLP)
+    hidden = torch.relu(normed @ mlp.W_1.weight.T + mlp.W_1.bias)
+    expected = between + hidden @ mlp.W_2.weight.T + mlp.W_2.bias
     torch.testing.assert_close(block(x, None)[0], expected)
 
 
@@ -311,6 +316,14 @@ def test_texts_are_generated_by_a_seed_and_leave_that_of_torch_alone() -> None:
 def test_settings_out_of_their_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         DecoderRecipe(**settings)  # type: ignore[arg-type]
+
+
+def test_keys_and_values_have_half_of_the_heads_or_a_divisor_of_them() -> None:
+    assert LlamaRecipe(heads=4).kv_heads == 2
+    assert LlamaRecipe(heads=1).kv_heads == 1
+    assert LlamaRecipe(heads=4, kv_heads=1).kv_heads == 1
+    with pytest.raises(UsageError, match="--kv-heads must divide the 4 heads"):
+        LlamaRecipe(heads=4, kv_heads=3)
 
 
 def test_sizes_fill_what_is_not_given() -> None:

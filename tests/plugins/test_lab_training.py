@@ -32,6 +32,7 @@ from chatlm_lab.models import LAB_MODELS, RUNS, LabCard, read_card
 from chatlm_lab.network_architecture import WEIGHTS_FILE, NetworkArchitecture, OpenedNetwork
 from chatlm_lab.network_training import fit_network
 from chatlm_lab.opening import open_engine, open_model
+from tests import models
 from tests.plugins.arena import chatlm
 from tests.plugins.lab import network_recipe, story, trained, trained_network, write_story
 from tests.plugins.test_lab_commands import fail, run, succeed, table
@@ -90,7 +91,9 @@ def test_each_architecture_learns_is_kept_and_chats(
     assert best < first - 0.5
     assert math.log(card.held_out["perplexity"]) == pytest.approx(best, abs=0.01)
     assert card.held_out["mean_sum"] == 1
-    assert card.size["parameters"] == sum(each.numel() for each in weights("tiny").values())
+    weights_file = "model.safetensors" if architecture == "llama" else WEIGHTS_FILE
+    stored = load_file(LAB_MODELS.get("tiny").path / weights_file)
+    assert card.size["parameters"] == sum(each.numel() for each in stored.values())
     assert len(card.curve["train"]) == card.cost["steps"]
     assert any("reading the data" in line for line in progress.lines)
     assert any("held-out" in line and "tokens/s" in line for line in progress.lines)
@@ -245,8 +248,9 @@ def test_options_of_another_architecture_are_refused(home: Path, tmp_path: Path)
     data = write_story(tmp_path)
     for architecture, option, value, other in (
         ("decoder", "--order", "3", "ngram"),
-        ("ngram", "--dropout", "0.1", "rnn, gru, lstm, minlstm, decoder"),
-        ("rnn", "--heads", "2", "decoder"),
+        ("ngram", "--dropout", "0.1", "rnn, gru, lstm, minlstm, decoder, llama"),
+        ("rnn", "--heads", "2", "decoder, llama"),
+        ("decoder", "--kv-heads", "1", "llama"),
     ):
         error = fail("train", "t", "--data", data, "--arch", architecture, option, value)
         assert f"{option} has no meaning for --arch {architecture}" in error.message
@@ -347,7 +351,7 @@ def test_damaged_networks_are_refused(home: Path, tmp_path: Path) -> None:
         (folder / "card.json").write_text(json.dumps(changed.to_dict()))
 
     write(dataclasses.replace(card, settings={**card.settings, "width": 32}))
-    with pytest.raises(ChatlmError, match="does not fit its card"):
+    with pytest.raises(ChatlmError, match="do not fit its card"):
         open_model("tiny")
     write(dataclasses.replace(card, settings={**card.settings, "depth": 1}))
     with pytest.raises(ChatlmError, match="no recipe"):
@@ -380,3 +384,29 @@ def test_cards_of_the_first_form_are_read(home: Path, tmp_path: Path) -> None:
 def test_samples_stand_below_the_curve() -> None:
     progress = TrainingProgress(activity="training", sample="Once upon\na time")
     assert render_progress(progress, 80).plain.endswith("\nOnce upon a time")
+
+
+def test_a_model_in_llamas_form_is_a_model_folder_with_equal_logits(
+    home: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from chatlm.engines.devices import Placement
+    from chatlm.engines.load import load
+
+    models.lend_kernels(home)
+    trained_network(tmp_path, "llama", width=64, heads=4, kv_heads=2, epochs=0.3)
+    opened = open_model("tiny")
+    assert isinstance(opened, OpenedNetwork)
+    folder = LAB_MODELS.get("tiny").path
+    ids = opened.tokenizer.encode("The cat sat").ids
+    with torch.no_grad():
+        expected = opened.network(torch.tensor([ids]))[0][0]
+        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        torch.testing.assert_close(
+            theirs(torch.tensor([ids])).logits[0], expected, rtol=1e-4, atol=1e-5
+        )
+    fast = load("tiny", folder, Placement({"": "cpu"}, torch.float32), "native", "stored")
+    found = fast.new_cache().prefill(ids)
+    torch.testing.assert_close(found.float(), expected[-1], rtol=1e-4, atol=1e-4)
+    assert fast.info.eos_token_ids == (0,)

@@ -419,11 +419,11 @@ def test_how_many_are_enough() -> None:
     assert share_interval(4, 4)[0] > 0.5 > share_interval(3, 3)[0]
 
 
-def test_too_few_votes_say_how_many_are_missing(home: Path, base: ModelLocation) -> None:
+def test_too_few_votes_say_how_many_are_missing(home: Path) -> None:
     add_votes(3)
     add_votes(2, Verdict.TIE)
     add_votes(4, judge="a-model")
-    refused = refusal("train", "mine", "-m", base.name)
+    refused = refusal("train", "mine", "-m", "no-such-model")  # told before any model is looked for
     assert refused.message == "The votes give 3 different pairs; 22 more are needed to train."
     assert refused.hint == "Vote: chatlm arena, or /arena in a chat."
     assert "3 pairs of 3 prompts.\n22 more are needed to train" in succeed("pairs")

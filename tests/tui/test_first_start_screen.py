@@ -16,6 +16,7 @@ from chatlm.chat import first_start
 from chatlm.chat.first_start import FirstChoice, FirstOffer
 from chatlm.config.config import Config
 from chatlm.engines.fit import Fit
+from chatlm.engines.machine_speed import MachineSpeed
 from chatlm.errors import ModelError
 from chatlm.hub.catalogue import catalogue
 from chatlm.hub.jobs import PullCancelled
@@ -215,11 +216,10 @@ def test_who_is_a_newcomer(home: Path) -> None:
 
 
 def test_the_offer_rises_in_size_and_fits(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chatlm.engines import fit as fit_module
-    from chatlm.engines import memory_plan
+    from chatlm.engines import memory_plan, token_cost
 
     monkeypatch.setattr(first_start, "is_hub_reachable", lambda source: True)
-    monkeypatch.setattr(fit_module, "bandwidth", lambda device: 40e9)
+    monkeypatch.setattr(token_cost, "machine_speed", lambda device: MachineSpeed(40e9))
     monkeypatch.setattr(memory_plan, "available_memory", lambda device: 12_000_000_000)
     offer = first_start.make_offer(Config(), PluginHost())
     kinds = [choice.kind for choice in offer.choices]

@@ -172,6 +172,18 @@ async def test_how_each_fits_is_shown_in_its_row_and_before_a_download() -> None
         assert "needs about 1.1 GB of memory with a context of 8,192 tokens" in said
 
 
+async def test_on_a_phone_a_row_has_name_and_fit_and_the_line_below_the_rest() -> None:
+    screen = ModelScreen(MODELS, "", Asked(), lambda: PluginModels(fits={"tuned": fit("fits", 51)}))
+    async with CardApp(screen).run_test(size=(46, 30)) as pilot:
+        await until(pilot, lambda: rows(pilot)[2].split() == ["tuned", "fits", "~51", "t/s"])
+        assert "fits ~51 t/s" in plain(screen)
+        await pilot.press("down", "down")
+        about = screen.query_one("#about")
+        await until(pilot, lambda: plain(about) == "200.0 kB · installed")
+        await pilot.resize_terminal(120, 40)
+        await until(pilot, lambda: "installed" in rows(pilot)[2])
+
+
 async def test_a_repository_with_gguf_files_offers_them() -> None:
     choices = (
         FileChoice("org/m:Q4_K_M", 2_500_000_000, "good", fit("fits", 9.0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from textual.pilot import Pilot
+from textual.style import Style
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
@@ -88,6 +89,28 @@ def test_a_block_of_code_is_as_wide_as_prose_unless_its_lines_are_wider() -> Non
     assert widths("x = 1", 150) == {PROSE_WIDTH}
     assert widths("x = 1\n" + "y" * 120, 150) == {122}
     assert widths("x = 1", 60) == {60}
+
+
+def test_lists_and_quotes_end_where_prose_ends() -> None:
+    def right_edges(text: str) -> set[int]:
+        fragments = [piece for block in StreamingMarkdown(text).blocks for piece in block.fragments]
+        return {line.content.cell_length for piece in fragments for line in piece.lines(118)}
+
+    letters, code = "x" * 300, "```\n{}y = 1\n{}```"
+    for text in (f"- {letters}", f"- a\n  - {letters}", f"10. {letters}", f"> - {letters}"):
+        assert max(right_edges(text)) == PROSE_WIDTH
+    assert max(right_edges("- " + code.format("  ", "  "))) == PROSE_WIDTH
+
+
+def test_a_link_is_one_of_the_terminal_too_unless_its_address_has_other_characters() -> None:
+    def links(text: str) -> list[str | None]:
+        [line] = StreamingMarkdown(text).blocks[0].fragments[0].lines(80)
+        return [style.link for *_, style in line.content.spans if isinstance(style, Style)]
+
+    assert links("[docs](https://example.org/a?b=c)") == ["https://example.org/a?b=c"]
+    assert links("[docs](https://example.org/%1b)") == ["https://example.org/%1b"]
+    for address in ("https://example.org/\x1b\\x", "https://example.org/\x07"):
+        assert all(each is None or each.isprintable() for each in links(f"[docs](<{address}>)"))
 
 
 def test_code_is_wrapped_between_words_and_what_follows_is_indented_further() -> None:

@@ -185,7 +185,7 @@ def serving(body: bytes, redirect: str = "", status: int = 200) -> Iterator[str]
 def test_refresh_stores_a_newer_one_and_says_so(home: Path) -> None:
     with serving(MINIMAL.encode()) as url:
         told = CliRunner().invoke(models_group, ["refresh", url])
-        assert told.output == "The catalogue of 2100-01-01 with 1 models is stored.\n"
+        assert told.output == "The catalogue of 2100-01-01 with 1 model is stored.\n"
         assert "new:1b" in catalogue()
         again = CliRunner().invoke(models_group, ["refresh", url])
         assert again.output == "The catalogue of 2100-01-01 is the newest there is.\n"
@@ -203,7 +203,7 @@ def test_refresh_without_an_address_uses_the_projects_or_asks_for_one(
     with serving(MINIMAL.encode()) as url:
         urls.append(f"Catalogue, {url}")
         told = CliRunner().invoke(models_group, ["refresh"])
-        assert told.output == "The catalogue of 2100-01-01 with 1 models is stored.\n"
+        assert told.output == "The catalogue of 2100-01-01 with 1 model is stored.\n"
 
 
 @pytest.mark.parametrize(

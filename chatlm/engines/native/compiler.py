@@ -128,14 +128,29 @@ def compile_missing(names: Sequence[str], report: Callable[[], None]) -> None:
         report: called before the first one is compiled.
     """
     try:
-        missing = [name for name in names if bundled_library(name) is None]
-        missing = [name for name in missing if not _locate(name)[1].is_file()]
+        missing = [name for name in names if ready_library(name) is None]
         if missing:
             report()
         for name in missing:
             compiled_library(name)
     except (KernelUnavailable, OSError) as error:
         log.info("not compiled ahead: %s", error)  # whoever opens it says why
+
+
+def ready_library(name: str) -> Path | None:
+    """Return a library from the wheel, or one that was compiled here before; None if it must be.
+
+    Args:
+        name: see `_LIBRARIES`.
+
+    Raises:
+        KernelUnavailable: there is none, and no C compiler.
+    """
+    bundled = bundled_library(name)
+    if bundled is not None:
+        return bundled
+    library = _locate(name)[1]
+    return library if library.is_file() else None
 
 
 def kernel_library(*, float32: bool) -> Path:

@@ -36,7 +36,13 @@ COLUMN_GAP = " │ "
 
 
 PROSE_WIDTH = 96
-"""Cells of the longest line of prose, and of a block of code unless its lines are longer."""
+"""Cells up to which lines of prose reach with what is before them, such as a bullet, and blocks of
+code unless their lines are longer."""
+
+
+_NARROW_CODE = PROSE_WIDTH // 2
+"""Cells up to which lines of code never widen their block, so that what is drawn of it remains
+while they grow."""
 
 
 CODE_INDENT = 2
@@ -46,8 +52,14 @@ CODE_INDENT = 2
 class Renderable(Protocol):
     """Content that wraps to any width."""
 
-    def lines(self, width: int) -> list[Content]:
-        """Return at least one line, none wider than `width` cells."""
+    def lines(self, width: int, prose_width: int = PROSE_WIDTH) -> list[Content]:
+        """Return at least one line, none wider than `width` cells.
+
+        Args:
+            width: cells.
+            prose_width: cells of the longest line of prose, and of a block of code unless its lines
+                are longer.
+        """
         ...
 
 
@@ -57,9 +69,9 @@ class Paragraph:
 
     content: Content
 
-    def lines(self, width: int) -> list[Content]:
-        """Wrap to `width` cells, or to `PROSE_WIDTH` if that is less."""
-        return self.content.wrap(min(width, PROSE_WIDTH))
+    def lines(self, width: int, prose_width: int = PROSE_WIDTH) -> list[Content]:
+        """Wrap to the lesser of both widths."""
+        return self.content.wrap(min(width, prose_width))
 
 
 @dataclass(frozen=True)
@@ -67,12 +79,12 @@ class CodeLine:
     """A line of code, wrapped between words where it can be, with a hanging indent."""
 
     content: Content
-    block_width: int = PROSE_WIDTH
-    """Cells of its whole block, if there is room for them."""
+    longest: int = 0
+    """Cells of the longest line of its whole block; 0 up to `_NARROW_CODE`."""
 
-    def lines(self, width: int) -> list[Content]:
+    def lines(self, width: int, prose_width: int = PROSE_WIDTH) -> list[Content]:
         """Wrap to `width` cells, padded so that the background is a block."""
-        inner = max(min(width, self.block_width) - 2, 2)
+        inner = _code_width(width, prose_width, self.longest)
         return [
             line.pad(1, inner - line.cell_length + 1).stylize_before(CODE_STYLE)
             for line in self._wrap(inner)
@@ -87,6 +99,17 @@ class CodeLine:
         ends = _line_ends(code, width, width - len(lead))
         first, *others = self.content.divide(ends)
         return [first, *(Content(lead) + line for line in others)]
+
+
+def _code_width(width: int, prose_width: int, longest: int) -> int:
+    """Return the cells inside a block of code, which has a blank at either side.
+
+    Args:
+        width: cells there are.
+        prose_width: see `Renderable.lines`.
+        longest: cells of its longest line.
+    """
+    return max(min(width, max(prose_width, longest + 2)) - 2, 2)
 
 
 def _line_ends(code: str, first: int, others: int) -> list[int]:
@@ -115,13 +138,13 @@ class CodeHead:
     """The line above a block of code: its language, and a button that copies it."""
 
     language: str
-    block_width: int = PROSE_WIDTH
-    """Cells of its whole block, if there is room for them."""
+    longest: int = 0
+    """See `CodeLine`."""
 
-    def lines(self, width: int) -> list[Content]:
+    def lines(self, width: int, prose_width: int = PROSE_WIDTH) -> list[Content]:
         """Wrap to `width` cells."""
         button = COPY_BUTTON
-        inner = max(min(width, self.block_width) - 2, 2)
+        inner = _code_width(width, prose_width, self.longest)
         room = max(inner - button.cell_length - 1, 0)
         language = Content.styled(self.language, "$foreground 70%").truncate(room, ellipsis=True)
         gap = " " * max(inner - language.cell_length - button.cell_length, 0)
@@ -138,7 +161,7 @@ COPY_BUTTON = Content.styled("copy", Style.from_meta({"@click": "copy_code"})).s
 class HorizontalRule:
     """A horizontal rule."""
 
-    def lines(self, width: int) -> list[Content]:
+    def lines(self, width: int, prose_width: int = PROSE_WIDTH) -> list[Content]:
         """Wrap to `width` cells."""
         return [Content.styled("─" * width, RULE_STYLE)]
 
@@ -151,7 +174,7 @@ class Table:
     rows: Sequence[Sequence[Content]]
     alignments: Sequence[Alignment]
 
-    def lines(self, width: int) -> list[Content]:
+    def lines(self, width: int, prose_width: int = PROSE_WIDTH) -> list[Content]:
         """Wrap to `width` cells."""
         widths = self._column_widths(width)
         gap = Content.styled(COLUMN_GAP, RULE_STYLE)
@@ -211,8 +234,9 @@ class Fragment:
     def lines(self, width: int) -> list[RenderedLine]:
         """Return the lines at a width; the same objects while the width stays the same."""
         if width != self._width:
-            inner = max(width - self.prefix.cell_length, 1)
-            first, *others = self.renderable.lines(inner)
+            lead = self.prefix.cell_length
+            prose_width = max(PROSE_WIDTH - lead, 1)
+            first, *others = self.renderable.lines(max(width - lead, 1), prose_width)
             contents = [self.prefix + first, *(self.continuation_prefix + line for line in others)]
             self._width, self._lines = width, [RenderedLine(content) for content in contents]
         return self._lines
@@ -473,26 +497,25 @@ class _CodeHighlighter:
             self._language, self._lines = language, lines
             ended = time.perf_counter()
             self._next_highlight_at = ended + (ended - started) / HIGHLIGHT_TIME_SHARE
-        block_width = max(PROSE_WIDTH, 2 + max(map(cell_len, lines)))
-        head = CodeHead(language, block_width)
+        longest = max(map(cell_len, lines))
+        longest = longest if longest > _NARROW_CODE else 0
+        head = CodeHead(language, longest)
         if self._head is None or not goes_on or self._head.renderable != head:
             self._head = Fragment(head)
         before = self._fragments if goes_on else []
         self._fragments = [
             before[at]
-            if at < len(before) and _shows_code(before[at], content, block_width)
-            else Fragment(CodeLine(content, block_width))
+            if at < len(before) and _shows_code(before[at], content, longest)
+            else Fragment(CodeLine(content, longest))
             for at, content in enumerate(contents)
         ]
         return [self._head, *self._fragments]
 
 
-def _shows_code(fragment: Fragment, content: Content, block_width: int) -> bool:
+def _shows_code(fragment: Fragment, content: Content, longest: int) -> bool:
     shown = fragment.renderable
     return (
-        isinstance(shown, CodeLine)
-        and shown.block_width == block_width
-        and shown.content.is_same(content)
+        isinstance(shown, CodeLine) and shown.longest == longest and shown.content.is_same(content)
     )
 
 
@@ -532,7 +555,10 @@ def _formula(token: Token) -> Content:
 
 def _style(token: Token) -> Style | str:
     if token.type == "link_open":
-        return Style.from_meta({"@click": f"link({str(token.attrGet('href') or '')!r})"})
+        address = str(token.attrGet("href") or "")
+        click = Style.from_meta({"@click": f"link({address!r})"})
+        # OSC 8 makes it a link of the terminal, too, which ends at the first control character
+        return click + Style(link=address) if address.isascii() and address.isprintable() else click
     return STYLES.get(token.type.removesuffix("_open"), "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.cells import set_cell_size
 from textual import on
@@ -37,6 +37,9 @@ MIN_WIDTH_FOR_DESCRIPTION = 110
 """Columns of the terminal below which a row has a model's abilities only; the line below the list
 has the description."""
 
+MIN_WIDTH_FOR_SIZES = 66
+"""Columns of the terminal below which a row has a model's name and fit only, as on a phone."""
+
 TITLES = (
     ("model", NAME_WIDTH),
     ("size", 2 - SIZE_WIDTH),
@@ -45,6 +48,11 @@ TITLES = (
     ("fit and speed", FIT_WIDTH),
 )
 """Without the last column, whose title depends on what is listed."""
+
+NARROW_TITLES = (TITLES[0], TITLES[-1])
+
+RowWidth = Literal["wide", "usual", "narrow"]
+"""Whether a row has a model's description, its abilities, or neither, nor its size."""
 
 NO_MODEL = """
 No known model has these words. Enter tries them as a name:
@@ -168,17 +176,20 @@ class ModelScreen(Card[str | None]):
             self._files[choice.name] = choice
         self._show_titles("quality")
         models = self.query_one(PickList)
-        models.set_options([Option(_file_row(each), id=each.name) for each in choices])
+        models.set_options([Option(_file_row(each, self._width), id=each.name) for each in choices])
         good = [n for n, each in enumerate(choices) if each.fit.verdict == "fits"]
         models.highlighted = good[len(good) // 2] if good else 0
 
     def _show_titles(self, last: str) -> None:
         """Name the columns; an empty last title hides them."""
-        self.query_one(ColumnTitles).show((*TITLES, (last, len(last))) if last else ())
+        columns = (*TITLES, (last, len(last))) if self._width != "narrow" else NARROW_TITLES
+        self.query_one(ColumnTitles).show(columns if last else ())
 
     @property
-    def _is_wide(self) -> bool:
-        return self.size.width >= MIN_WIDTH_FOR_DESCRIPTION
+    def _width(self) -> RowWidth:
+        if self.size.width < MIN_WIDTH_FOR_SIZES:
+            return "narrow"
+        return "wide" if self.size.width >= MIN_WIDTH_FOR_DESCRIPTION else "usual"
 
     def on_resize(self) -> None:
         """Show more or less of each model."""
@@ -244,7 +255,7 @@ class ModelScreen(Card[str | None]):
     def _handle_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
         about = self._models.get(event.option_id or "")
-        words = (about.summary if self._is_wide else about.description) if about else ""
+        words = _describe(about, self._width) if about else ""
         self.query_one("#about", Static).update(one_line(words, 200))
         if event.option_id != self._download_candidate:
             self._ask_to_download("")
@@ -297,7 +308,7 @@ class ModelScreen(Card[str | None]):
                     details,
                     details.name == self._current,
                     self._fits.get(details.name),
-                    is_wide=self._is_wide,
+                    width=self._width,
                 ),
                 id=details.name,
             )
@@ -307,7 +318,7 @@ class ModelScreen(Card[str | None]):
             options.append(Option(Content(f"Use “{one_line(query, 70)}”"), id=query))
         if not found:
             options.append(Option(Content(NO_MODEL), disabled=True))
-        self._show_titles(("what it is" if self._is_wide else "abilities") if found else "")
+        self._show_titles(("what it is" if self._width == "wide" else "abilities") if found else "")
         models = self.query_one(PickList)
         models.set_options(options)
         names = [option.id for option in options]
@@ -317,28 +328,47 @@ class ModelScreen(Card[str | None]):
 
 
 def model_row(
-    details: ModelDetails, current: bool, fit: Fit | None = None, *, is_wide: bool = True
+    details: ModelDetails, current: bool, fit: Fit | None = None, *, width: RowWidth = "wide"
 ) -> Content:
-    """Return one model as a row; one that is not wide ends with its abilities."""
-    ready = "installed" if details.folder else "ready"  # on a server, or of a plugin
-    here = "in use" if current else ready if details.installed else ""
-    about = details.summary if is_wide else details.marks
-    style = "$text-success" if details.installed else "$text-muted"
+    """Return one model as a row."""
+    name = (
+        set_cell_size(one_line(details.name, NAME_WIDTH - 1), NAME_WIDTH),
+        "bold" if current else "",
+    )
+    fit_cell = _fit_cell(fit) if fit else (" " * FIT_WIDTH, "")
+    if width == "narrow":
+        return Content.assemble(name, fit_cell)
+    state = "in use" if current else _state(details)
     return Content.assemble(
-        (
-            set_cell_size(one_line(details.name, NAME_WIDTH - 1), NAME_WIDTH),
-            "bold" if current else "",
-        ),
+        name,
         f"{human_bytes(details.bytes) if details.bytes else '-':>{SIZE_WIDTH - 2}}  ",
-        (here.ljust(STATE_WIDTH), style),
-        _fit_cell(fit) if fit else " " * FIT_WIDTH,
-        (one_line(about, 200), "$text-muted"),
+        (state.ljust(STATE_WIDTH), "$text-success" if details.installed else "$text-muted"),
+        fit_cell,
+        (one_line(details.summary if width == "wide" else details.marks, 200), "$text-muted"),
     )
 
 
-def _file_row(choice: FileChoice) -> Content:
+def _state(details: ModelDetails) -> str:
+    """Return whether a model is here, or on a server or of a plugin; empty if it is not."""
+    return "" if not details.installed else "installed" if details.folder else "ready"
+
+
+def _describe(details: ModelDetails, width: RowWidth) -> str:
+    """Return what the line below the list says of a model: what its row has no room for."""
+    if width == "wide":
+        return details.summary
+    if width == "usual":
+        return details.description
+    size = human_bytes(details.bytes) if details.bytes else ""
+    return " · ".join(filter(None, (size, _state(details), details.summary)))
+
+
+def _file_row(choice: FileChoice, width: RowWidth) -> Content:
+    name = set_cell_size(one_line(choice.name.rpartition(":")[2], NAME_WIDTH - 1), NAME_WIDTH)
+    if width == "narrow":
+        return Content.assemble(name, _fit_cell(choice.fit))
     return Content.assemble(
-        set_cell_size(one_line(choice.name.rpartition(":")[2], NAME_WIDTH - 1), NAME_WIDTH),
+        name,
         f"{human_bytes(choice.bytes):>{SIZE_WIDTH - 2}}  ",
         _fit_cell(choice.fit),
         (choice.quality, "$text-muted"),

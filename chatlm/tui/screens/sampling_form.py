@@ -84,6 +84,7 @@ class SettingRow(Horizontal):
         & > .help {
             display: none;
             width: 3fr;
+            margin: 0 2 0 0;
             color: $text-muted;
             text-wrap: nowrap;
             text-overflow: ellipsis;
@@ -144,7 +145,7 @@ class SettingTitles(Horizontal):
         & > .value { width: 16; }
         & > .source { width: 10; margin: 0 0 0 2; }
         & > .range { width: 1fr; min-width: 25; }
-        & > .help { display: none; width: 3fr; }
+        & > .help { display: none; width: 3fr; margin: 0 2 0 0; }
         & > .reset { width: 3; }
     }
     """
