@@ -15,6 +15,7 @@ from chatlm.text import escape_controls
 from chatlm.tui.composer import attachments
 from chatlm.tui.composer.attachments import (
     AttachmentCost,
+    OutgoingMessage,
     Sources,
     find_attachments,
     format_mention,
@@ -94,6 +95,27 @@ def test_why_a_file_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_windows_file_is_read_with_plain_lines(folder: Path) -> None:
     (folder / "windows.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
     assert read_text_file(folder / "windows.txt", "windows.txt") == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("@src/ What is it?", "What is it?"),
+        ("What is it? @src/", "What is it?"),
+        ("What is in @src/ and why?", "What is in src/ and why?"),
+        ("src/main.py fails, see @src/", "src/main.py fails, see src/"),
+        ("@src/, @notes.txt", "src/, notes.txt"),
+        ("@src/", "src/"),
+    ],
+)
+def test_a_folder_that_is_indexed_leaves_the_other_words_alone(
+    folder: Path, text: str, sent: str
+) -> None:
+    files = find_attachments(text, folder)
+    message = OutgoingMessage(attachments.replace_mentions(text, files), tuple(files))
+    without = message.without_folder(folder / "src")
+    assert without.text == sent
+    assert len(without.files) == len(files) - 1
 
 
 def test_many_costs_are_added_up() -> None:

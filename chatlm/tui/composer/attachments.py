@@ -342,11 +342,15 @@ class OutgoingMessage:
     sources: Sources = field(default_factory=Sources)
 
     def without_folder(self, folder: Path) -> OutgoingMessage:
-        """Return the message without a folder, and without its name at either end of the text."""
+        """Return the message without a folder, and without its name at either end of the text.
+
+        A name that the text has more than once stays, since it may be one of its words.
+        """
         text = self.text.strip()
         for file in self.files:
-            if file.path == folder:
-                text = text.removeprefix(file.plain_name).removesuffix(file.plain_name).strip()
+            if file.path == folder and text.count(file.plain_name) == 1:
+                name = re.escape(file.plain_name)
+                text = re.sub(rf"^{name}(?!\S)|(?<!\S){name}$", "", text).strip()
         files = tuple(file for file in self.files if file.path != folder)
         return dataclasses.replace(self, text=text or self.text, files=files)
 
