@@ -73,5 +73,6 @@ def _index(error: FolderTooLarge, plugins: PluginHost) -> PluginData:
     if indexer is None:
         raise error
     with progress_bar() as progress:
-        progress.update(0, None, f"{error.folder.name} is too large to attach; indexing it")
+        name = error.folder.resolve().name  # `.` has none
+        progress.update(0, None, f"{name} is too large to attach; indexing it")
         return indexer.index_folder(error.folder, progress).plugin_data

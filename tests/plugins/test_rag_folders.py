@@ -150,14 +150,18 @@ def test_a_stopped_indexing_is_continued(documents: Path) -> None:
     assert user_index("documents").current()
 
 
-def test_ask_indexes_a_folder_that_is_too_large(documents: Path) -> None:
+def test_ask_indexes_a_folder_that_is_too_large(
+    documents: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     host = PluginHost([("rag", chatlm_rag.plugin)])
     attached, data = read_files([f"{documents}/"], host, (), may_index=True)
     assert (len(attached.blocks), data) == (3, {}), "a small one is attached"
     for number in range(MAX_FOLDER_FILES):
         (documents / f"{number}.txt").write_text(f"Note {number}.\n", encoding="utf-8")
-    attached, data = read_files([f"{documents}/"], host, (), may_index=True)
+    monkeypatch.chdir(documents)
+    attached, data = read_files(["."], host, (), may_index=True)
     assert (attached.blocks, data) == ((), {"rag": {"index": "documents"}})
+    assert "documents is too large to attach; indexing it" in capsys.readouterr().err
     with pytest.raises(FolderTooLarge, match="more than 100 files"):
         read_files([f"{documents}/"], host, ())
     with pytest.raises(FolderTooLarge, match="/rag build"):
