@@ -412,6 +412,8 @@ async def test_a_query_behind_a_tilde_is_searched_by_meaning() -> None:
         await enter_words(pilot, app, "~stars")
         await until(pilot, lambda: hits_of(app) == ["Nothing similar to “stars”."])
         assert asked == ["cutting flowers", "stars"]
+        await enter_words(pilot, app, "~")
+        await until(pilot, lambda: hits_of(app) == ["Describe what you are looking for."])
 
 
 async def test_an_embedder_that_is_missing_or_fails_is_named() -> None:
@@ -426,6 +428,7 @@ async def test_an_embedder_that_is_missing_or_fails_is_named() -> None:
     async with app.run_test(size=SIZE, notifications=True) as pilot:
         await enter_words(pilot, app, "~soup")
         await until(pilot, lambda: "No plugin offers the service embedder." in toasts(app))
+        await until(pilot, lambda: hits_of(app) == ["The search failed."])
         await enter_words(pilot, app, "~more soup")
         await until(pilot, lambda: any("Something went wrong" in each for each in toasts(app)))
 

@@ -282,6 +282,8 @@ class ChatsPanel(Vertical):
         self._search_running = False
         if event.error is not None:
             self.notify(escape_controls(str(event.error)), severity="error", markup=False)
+            if event.query == self._search_text and event.query.startswith(BY_MEANING):
+                self._hit_list.show_text("The search failed.")  # no longer its progress
         elif event.query == self._search_text:
             self._shown_query = event.query
             self._hit_list.show_hits(event.hits, event.query)
@@ -363,7 +365,12 @@ def open_message(hit: ChatSearchHit) -> ChatList.ChatOpened:
 
 def _no_hits(query: str) -> Content:
     if query.startswith(BY_MEANING):
-        return Content(f"Nothing similar to “{one_line(query[1:].strip(), 60)}”.")
+        wanted = query.removeprefix(BY_MEANING).strip()
+        return Content(
+            f"Nothing similar to “{one_line(wanted, 60)}”."
+            if wanted
+            else "Describe what you are looking for."
+        )
     return Content(
         f"No results for “{one_line(query, 60)}”.\n\nAll words must be in one"
         f" message; the last may be incomplete. Begin with {BY_MEANING} to search by meaning."
