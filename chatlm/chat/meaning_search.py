@@ -104,9 +104,9 @@ def _embed_missing(
         progress(done, done + left)
         tried.update((each.turn_id, each.reply_id) for each in texts)
         parts = [(each, start, part) for each in texts for start, part in split_text(each.text)]
-        vectors = _embed(embedder, [part for _, _, part in parts]).astype(np.float16)
+        vectors = _embed(embedder, [part for _, _, part in parts]) if parts else ()
         rows = [
-            TextVector(text.turn_id, text.reply_id, start, vector.tobytes())
+            TextVector(text.turn_id, text.reply_id, start, vector.astype(np.float16).tobytes())
             for (text, start, _), vector in zip(parts, vectors, strict=True)
         ]
         rows += [

@@ -158,6 +158,8 @@ def test_texts_without_a_letter_are_read_once(store: Store) -> None:
     embedder = Concepts()
     assert found(store, "soup", embedder) == ["soup"]
     assert embedder.texts == ["soup"]
+    say(store, "\n")
+    assert found(store, "soup", embedder) == ["soup"], "a batch may have nothing to embed"
 
 
 def test_a_stopped_search_keeps_what_was_embedded(
