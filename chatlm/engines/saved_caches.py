@@ -133,9 +133,9 @@ class SavedCaches:
         if not isinstance(kept, SavableCache):
             return
         ends = cached.read_ends(large=False)
+        lasting = cached.read_ends(large=True)
         states: dict[int, Mapping[str, Tensor]] = {}
         if kept.has_state:
-            lasting = cached.read_ends(large=True)
             # one for a longer prompt that has a large block where this one ends in small ones
             for end in dict.fromkeys((*lasting[-1:], *ends[-1:])):
                 state = kept.read_state(end)
@@ -160,8 +160,10 @@ class SavedCaches:
                 if not self._is_written(path, origin):
                     self._write(path, origin, state)
                     yield end
+            # an earlier program may have written one that this one has no more in memory
+            kept_files = {_state_file(folder, end) for end in (*states, *lasting[-1:])}
             for path in folder.glob(_STATE + "*"):
-                if path not in {_state_file(folder, end) for end in states}:
+                if path not in kept_files:
                     path.unlink(missing_ok=True)
             _touch(folder)
         except OSError as error:  # a full disk, a folder that cannot be written or was deleted

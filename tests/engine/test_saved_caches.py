@@ -167,6 +167,21 @@ def test_a_state_is_kept_for_a_chat_that_outgrows_small_blocks(tmp_path: Path) -
     assert not (folder / "state-576.safetensors").exists()
 
 
+def test_a_state_outlives_a_turn_of_another_program(tmp_path: Path) -> None:
+    model = open_tiny(tmp_path / "model", "native lfm2")
+    folder = tmp_path / "7"
+    write(model, folder, IDS[:600], SavedCaches("x", GB))
+    _, cached = reopen(model, folder, IDS[:650])  # which has the state after 576 alone
+    list(cached.prefill(IDS[:650]))
+    list(SavedCaches("x", GB).save(folder, cached, ""))
+    names = sorted(path.stem for path in folder.glob("state-*"))
+    assert names == ["state-512", "state-640"]
+    tokens, cached = reopen(model, folder, IDS[:800])
+    assert tokens == 512
+    fresh = logits_of(model, CachedPrompt(model), IDS[:800])
+    assert torch.equal(logits_of(model, cached, IDS[:800]), fresh)
+
+
 def test_a_large_state_is_written_only_where_it_lasts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
