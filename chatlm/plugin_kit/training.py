@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -312,8 +313,9 @@ def render_progress(progress: TrainingProgress, width: int) -> Text:
     losses = [loss for _, loss in [*progress.train_losses, *progress.eval_losses]]
     if progress.base_loss is not None:
         losses.append(progress.base_loss)
+    losses = [loss for loss in losses if math.isfinite(loss)]
     if progress.train_losses:
-        low, high = min(losses), max(losses)
+        low, high = min(losses, default=0.0), max(losses, default=0.0)
         size = (max(min(width - 9, 100), 10), CHART_LINES)
         for number, line in enumerate(_overlay_curves(progress, low, high, size)):
             label = {0: f"{high:.3f}", CHART_LINES - 1: f"{low:.3f}"}.get(number, "")
@@ -332,10 +334,16 @@ def render_progress(progress: TrainingProgress, width: int) -> Text:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return the values as one line of blocks between their least and their greatest."""
-    low, high = min(values, default=0.0), max(values, default=0.0)
+    """Return the values as one line of blocks between their least and their greatest.
+
+    Infinities and NaNs, as of a training that diverges, are blanks.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BLOCKS[round((value - low) * scale)] for value in values)
+    return "".join(
+        _BLOCKS[round((value - low) * scale)] if math.isfinite(value) else " " for value in values
+    )
 
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -353,7 +361,7 @@ def braille_curve(
     """Plot losses in Braille characters.
 
     Args:
-        points: the losses.
+        points: the losses; infinities and NaNs are left out.
         total_steps: the step at the right edge.
         low: the loss at the lower edge.
         high: the loss at the upper edge.
@@ -365,6 +373,8 @@ def braille_curve(
     columns, lines = size
     cells = [[0] * columns for _ in range(lines)]
     for step, loss in points:
+        if not math.isfinite(loss):
+            continue
         x = min(int(step / max(total_steps, 1) * columns * 2), columns * 2 - 1)
         depth = (high - loss) / (high - low) if high > low else 0.5
         y = min(max(int(depth * lines * 4), 0), lines * 4 - 1)

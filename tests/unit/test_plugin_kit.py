@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -172,6 +173,16 @@ def test_progress_is_described_and_drawn(monkeypatch: pytest.MonkeyPatch) -> Non
     assert drawn[0].startswith("  3.200")
     assert drawn[7].startswith("  2.500")
     assert len(drawn) == 9
+
+
+def test_a_training_that_diverges_is_drawn() -> None:
+    progress = TrainingProgress(total_steps=4, step=4)
+    progress.train_losses = [(1, 2.5), (2, 2.0), (3, math.inf), (4, math.nan)]
+    progress.measures = {"margin": [(2, 0.5), (3, 1.5), (4, math.nan)], "reward": [(4, -math.inf)]}
+    drawn = render_progress(progress, 60).plain.splitlines()
+    assert drawn[0].startswith("  2.500")
+    assert drawn[8:10] == ["margin ▁█ ", "reward  "]
+    assert "loss nan" in drawn[10]
 
 
 def test_activities_before_the_first_step_have_no_time_left() -> None:
