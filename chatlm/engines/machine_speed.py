@@ -24,6 +24,7 @@ import torch
 from chatlm.config import paths
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.native.kernel_speed import KernelSpeed, is_kernel_ready, measure_kernel
+from chatlm.engines.torch_threads import usual_torch_threads
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ def measure_bandwidth() -> float:
     since caches hold a part of some."""
     import numpy as np
 
-    threads = torch.get_num_threads()
+    threads = usual_torch_threads()
     parts = np.array_split(np.ones(_BYTES // 4, np.float32), threads)
     with ThreadPoolExecutor(threads) as pool:
 
@@ -321,7 +322,7 @@ def _parse_run(value: Any) -> RecordedRun | None:
 
 
 def _machine(device: str) -> str:
-    return f"{platform.node()} {platform.machine()} {torch.get_num_threads()} {device}"
+    return f"{platform.node()} {platform.machine()} {usual_torch_threads()} {device}"
 
 
 def _file() -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from chatlm.config.config import Config
-from chatlm.engines import fit, machine_speed
+from chatlm.engines import fit, machine_speed, torch_threads
 from chatlm.engines.fit import RunRecorder
 from chatlm.engines.machine_speed import (
     UNKNOWN_COST,
@@ -21,6 +23,7 @@ from chatlm.engines.machine_speed import (
     recorded_runs,
 )
 from chatlm.engines.native.kernel_speed import KernelSpeed
+from chatlm.engines.torch_threads import single_torch_thread
 from chatlm.hub.installed import ModelLocation
 from chatlm.types.replies import Usage
 
@@ -129,6 +132,22 @@ def test_a_damaged_measurement_is_made_again(
     stored["bandwidth"]["cpu"]["kernel"].update(damage)
     (home / "speed.json").write_text(json.dumps(stored))
     assert machine_speed.machine_speed().bandwidth == 2e9
+
+
+def test_a_speed_is_that_of_the_same_machine_in_a_thread_that_begins_during_a_reply(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(monkeypatch, MachineSpeed(1e9, KERNEL), MachineSpeed(2e9, KERNEL))
+    monkeypatch.setattr(torch_threads, "_usual", 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert machine_speed.machine_speed().bandwidth == 1e9
+        with single_torch_thread(), ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+            assert pool.submit(machine_speed.machine_speed).result().bandwidth == 1e9
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_reply_that_others_slowed_down_corrects_nothing(

@@ -28,6 +28,7 @@ from chatlm.engines.native.model_config import LayerConfig, ModelConfig
 from chatlm.engines.native.rope import RopeConfig, RopeTables
 from chatlm.engines.native.stored_matrix import StoredMatrix, stored_tensor
 from chatlm.engines.native.weights import LayerWeights, ModelWeights
+from chatlm.engines.torch_threads import usual_torch_threads
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ class _Probe:
             norm=torch.ones(_HIDDEN_SIZE),
             lm_head=_matrix(1, _HIDDEN_SIZE),
         )
-        return CDecoder(self._kernel, config, weights, "int4", torch.get_num_threads(), head)
+        return CDecoder(self._kernel, config, weights, "int4", usual_torch_threads(), head)
 
     def _decoding(self, layers: int, head: PackedMatrix) -> Callable[[], Tensor]:
         """Return what decodes a token of a text, always the same one."""
