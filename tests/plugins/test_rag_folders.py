@@ -12,12 +12,15 @@ import chatlm_rag.plugin
 from chatlm import UsageError
 from chatlm.chat.attachments import MAX_FOLDER_FILES, FolderTooLarge
 from chatlm.cli.ask_files import read_files
+from chatlm.cli.main import main
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
+from chatlm_rag.documents.files import Source
 from chatlm_rag.folder_indexer import FolderIndexes
+from chatlm_rag.index import builder
 from chatlm_rag.index.folder import all_indices, user_index
 from chatlm_rag.index.writer import BuildStopped
 from tests.plugins.rag_chats import CATS, make_home
@@ -148,6 +151,19 @@ def test_a_stopped_indexing_is_continued(documents: Path) -> None:
     FolderIndexes().index_folder(documents, RememberingWork(cancelled=False))
     assert indices() == {"documents"}
     assert user_index("documents").current()
+
+
+def test_ask_with_another_index_refuses_a_folder_that_is_too_large(
+    documents: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # no pipe
+    builder.build("house", (Source(str(documents)),), RememberingWork(cancelled=False))
+    for number in range(MAX_FOLDER_FILES):
+        (documents / f"{number}.txt").write_text(f"Note {number}.\n", encoding="utf-8")
+    command = ["ask", "--no-save", "--index", "house", "-a", f"{documents}/", CATS]
+    assert main(command) != 0
+    assert f"has more than {MAX_FOLDER_FILES} files" in capsys.readouterr().err
+    assert indices() == {"house"}
 
 
 def test_ask_indexes_a_folder_that_is_too_large(
