@@ -32,6 +32,7 @@ class PluginFolderIndexing:
 
     def index(self, folder: Path) -> Callable[[], None]:
         """Index a folder; see `chatlm.tui.composer.folders.FolderIndexing`."""
+        folder = folder.resolve()  # `..` is no name
         plugins = self._host.services.plugins
         plugin, indexer = plugins.service_of("folder_indexer")
         ui = PluginUi(plugin, self._host)
