@@ -91,7 +91,7 @@ class SavedCaches:
             return False
         ends = best.shared_ends(prompt)
         ends = ends[: _count_files(folder, ends)]
-        shared = best.count_shared(prompt)
+        shared = _count_kept(best, prompt)
         origins = self._origins(prompt, ends, adapter)
         state: Mapping[str, Tensor] = {}
         if fresh.has_state:
@@ -290,6 +290,16 @@ def _own_code() -> str:
         if path.suffix in (".py", ".c", ".h"):
             digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _count_kept(cached: CachedPrompt, prompt: Sequence[int]) -> int:
+    """Count the tokens of a prompt that a cache keeps: up to the last state it can go back to."""
+    shared, cache = cached.count_shared(prompt), cached.cache
+    if not shared or not isinstance(cache, SavableCache) or not cache.has_state:
+        return shared
+    ends = [end for end in cached.read_ends(large=False) if end < shared]
+    possible = (shared, *reversed(ends))
+    return next((end for end in possible if cache.read_state(end) is not None), 0)
 
 
 def _count_files(folder: Path, ends: Sequence[int]) -> int:

@@ -176,9 +176,14 @@ def test_a_state_outlives_a_turn_of_another_program(tmp_path: Path) -> None:
     list(SavedCaches("x", GB).save(folder, cached, ""))
     names = sorted(path.stem for path in folder.glob("state-*"))
     assert names == ["state-512", "state-640"]
-    tokens, cached = reopen(model, folder, IDS[:800])
-    assert tokens == 512
     fresh = logits_of(model, CachedPrompt(model), IDS[:800])
+    tokens, after_restart = reopen(model, folder, IDS[:800])
+    assert tokens == 512
+    assert torch.equal(logits_of(model, after_restart, IDS[:800]), fresh)
+    # the program that goes on could only go back to its beginning
+    assert not SavedCaches("x", GB).load(folder, cached, IDS[:660], "")
+    assert SavedCaches("x", GB).load(folder, cached, IDS[:800], "")
+    assert cached.reuse_prefix(IDS[:800]) == 512
     assert torch.equal(logits_of(model, cached, IDS[:800]), fresh)
 
 
