@@ -273,7 +273,7 @@ TOPICS = ("cinema", "music", "science")
 
 
 def find_words(text: str) -> list[str]:
-    """Return the words of a text in small letters."""
+    """Return the words of a text in lower case."""
     return re.findall(r"\w+", text.lower())
 
 
