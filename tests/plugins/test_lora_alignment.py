@@ -350,6 +350,25 @@ def test_pairs_are_settled_and_split_by_prompt() -> None:
     assert found != read_pairs(source, seed=1, held_out_share=0.2)
 
 
+def test_pairs_of_which_nearly_all_have_one_prompt_are_refused() -> None:
+    # the seed decides which of the two prompts is held out
+    same = [{"prompt": "Same?", "chosen": f"yes {n}", "rejected": "no"} for n in range(40)]
+    other = {"prompt": "Other?", "chosen": "yes", "rejected": "no"}
+    source = rows_of_votes([*same, other])
+    refused = []
+    for seed in range(8):
+        try:
+            found = read_pairs(source, seed=seed, held_out_share=0.2)
+        except UsageError as error:
+            refused.append(error.message)
+        else:
+            assert len(found.held_out) == 40
+    assert refused
+    assert set(refused) == {
+        "Only 1 of 41 pairs can be held out, 5 are needed: most pairs have the same prompt."
+    }
+
+
 @pytest.mark.parametrize(
     ("row", "wrong"),
     [
@@ -493,7 +512,7 @@ def test_the_result_says_whether_it_is_settled(base: ModelLocation) -> None:
     told = commands.describe_result(made)
     assert "prefers the better reply in 60% of 20 held-out pairs (39% to 78%" in told
     assert "answers of 120 → 90 tokens" in told
-    assert "That may be chance: the interval has 50 % in it. About 135 more pairs" in told
+    assert "That may be chance: the interval includes 50 %. About 135 more pairs" in told
     good = dataclasses.replace(made, scores={**made.scores, "accuracy": 0.9})
     assert "chance" not in commands.describe_result(good)
     bad = dataclasses.replace(made, scores={**made.scores, "accuracy": 0.1})
@@ -508,6 +527,8 @@ def test_options_of_methods_are_checked_before_any_work(
     words: Sequence[str] = ("train", "mine", "--data", str(path), "-m", base.name)
     assert "sft has no β" in refusal(*words, "--method", "sft", "--beta", "1").message
     assert "kto" in refusal(*words, "--method", "orpo", "--length-normalised").hint
+    for option in ("--beta", "--rank", "--patience", "--epochs"):  # 0 is not "not given"
+        assert "must be from" in refusal(*words, option, "0").message
     missing = refusal("train", "mine", "--data", str(tmp_path / "none.jsonl"), "-m", base.name)
     assert "cannot be read" in missing.message
     assert "no unfinished training" in refusal("train", "mine", "--finish").message

@@ -150,7 +150,11 @@ def train(
             raise click.UsageError("--finish and --restart exclude each other.")
         options = RUNS.options(name)
     else:
-        given = {key: value for key, value in settings.items() if value not in (None, (), False)}
+        given = {
+            key: value
+            for key, value in settings.items()
+            if value not in (None, ()) and value is not False  # 0 was given
+        }
         path = None if data in SOURCES else Path(data).expanduser().absolute()
         options = given | {
             "data": str(path or data),
@@ -195,7 +199,7 @@ def describe_result(card: AdapterCard) -> str:
             card.source["train"] + card.source["held_out"], card.settings["held_out"]
         ).missing_for_verdict
         more = f" About {needed:,} more pairs would probably settle it." if needed else ""
-        lines.append(f"That may be chance: the interval has 50 % in it.{more}")
+        lines.append(f"That may be chance: the interval includes 50 %.{more}")
     elif high < 0.5:
         lines.append("That is worse than the base: try a lower --learning-rate or a higher --beta.")
     for answer in card.answers[:2]:

@@ -196,7 +196,7 @@ class AlignmentScreen(PickerCard):
             count = PairCount(found["pairs"], DEFAULTS["held_out"])
             text = explain_count(found, count)
         except ChatlmError as error:
-            self.app.call_from_thread(self.show_error, error)
+            self.app.call_from_thread(self._show_count_error, error)
             return
         self.app.call_from_thread(self._show_pairs, count, text)
 
@@ -204,6 +204,10 @@ class AlignmentScreen(PickerCard):
         self._count = count
         self.query_one("#pairs", Static).update(Content(text))
         self.refresh_bindings()
+
+    def _show_count_error(self, error: ChatlmError) -> None:
+        self.query_one("#pairs", Static).update("")
+        self.show_error(error)
 
     def _show_progress(self) -> None:
         training = self._training
