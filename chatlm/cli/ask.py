@@ -365,7 +365,11 @@ def ask(
             )
             return
         attached, indexed = read_files(
-            files, plugins, named_hosts(settings), may_index=chat_id is None
+            files,
+            plugins,
+            named_hosts(settings),
+            may_index=chat_id is None,
+            chosen=setup.plugin_data,
         )
         typed = "\n\n".join(filter(None, (typed, *attached.blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
