@@ -323,6 +323,7 @@ def test_finish_makes_an_adapter_of_the_best_checkpoint(home: Path, base: ModelL
     assert made is not None
     assert (made.cost["ended"], made.cost["steps"]) == ("stopped by the user", 3)
     assert made.scores["margin"] > 0
+    assert {"loss", "accuracy", "KL"} <= made.curves.keys()
     assert not ALIGNMENT_RUNS.has("mine")
 
 
