@@ -204,10 +204,10 @@ class NetworkArchitecture(Architecture):
         return OpenedNetwork(card, tokenizer, network.requires_grad_(False), recipe.context)
 
     def summary(self, card: LabCard) -> str:
-        """Return the number of parameters, the steps and why they ended."""
+        """Return the size, the steps and why they ended."""
         cost = card.cost
         return (
-            f"{card.size['parameters']:,} parameters, {human_bytes(cost['bytes'])}; "
+            f"{human_bytes(cost['bytes'])}; "
             f"{cost['steps']:,} steps in {cost['training_seconds']:,.0f} s, the best after "
             f"{cost['best_step']:,}; ended {cost['ended']}"
         )

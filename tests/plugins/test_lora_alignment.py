@@ -528,6 +528,8 @@ def test_options_of_methods_are_checked_before_any_work(
     words: Sequence[str] = ("train", "mine", "--data", str(path), "-m", base.name)
     assert "sft has no β" in refusal(*words, "--method", "sft", "--beta", "1").message
     assert "kto" in refusal(*words, "--method", "orpo", "--length-normalised").hint
+    for command in (words, ("pairs", "--data", "versions")):
+        assert "without votes" in refusal(*command, "--judge", "all").message
     for option in ("--beta", "--rank", "--patience", "--epochs"):  # 0 is not "not given"
         assert "must be from" in refusal(*words, option, "0").message
     missing = refusal("train", "mine", "--data", str(tmp_path / "none.jsonl"), "-m", base.name)
