@@ -410,7 +410,12 @@ def test_versions_become_pairs(home: Path, base: ModelLocation) -> None:
         1,
         0,
         Message("user", "Hi"),
-        (version(1, "Hello"), version(2, "Go away"), version(3, "Hel", StopReason.CANCELLED)),
+        (
+            version(1, "Hello"),
+            version(2, "Go away"),
+            version(3, "Hel", StopReason.CANCELLED),
+            version(8, "Hello\n"),
+        ),
         active_reply_id=1,
     )
     second = Turn(2, 1, Message("user", "And?"), (version(4, "no"), version(5, "yes")))
