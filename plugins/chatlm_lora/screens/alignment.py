@@ -136,7 +136,7 @@ class AlignmentScreen(PickerCard):
             UsageError: one runs already, there are too few votes, or no local model is loaded.
         """
         if self._training is not None and self._training.is_running:
-            raise UsageError("A training runs already.", hint="Stop it first: s")
+            raise UsageError("A training is already running.", hint="Stop it first: s")
         if self._count is None:
             raise UsageError("Your votes are not counted yet.")
         check_enough(self._count, VOTES)
