@@ -460,7 +460,10 @@ def test_votes_become_an_adapter_and_a_stopped_training_keeps_its_votes(
     home: Path, base: ModelLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_votes(30)
-    words = ("train", "mine", "-m", base.name, "--learning-rate", "0.02", "--epochs", "2")
+    words = [
+        *("train", "mine", "-m", base.name, "--learning-rate", "0.02", "--epochs", "2"),
+        *("--target", "q_proj", "--target", "v_proj"),
+    ]
     steps = press_after(2, monkeypatch)
     assert isinstance(run(*words).exception, TrainingStopped)
     add_votes(5)
@@ -472,8 +475,8 @@ def test_votes_become_an_adapter_and_a_stopped_training_keeps_its_votes(
     assert made["source"]["train"] + made["source"]["held_out"] == 30
     assert made["cost"]["from_step"] == 3
     assert made["command"] == (
-        f"chatlm align train mine --data votes --model {base.name} --learning-rate 0.02 "
-        "--epochs 2.0"
+        f"chatlm align train mine --data votes --model {base.name} --target q_proj "
+        "--target v_proj --learning-rate 0.02 --epochs 2.0"
     )
     assert json.loads(succeed("pairs", "--json"))["pairs"] == 35
 

@@ -152,7 +152,7 @@ def train(
     else:
         _check_judge(data, settings["judge"])
         given = {
-            key: value
+            key: list(value) if isinstance(value, tuple) else value  # as JSON has it
             for key, value in settings.items()
             if value not in (None, ()) and value is not False  # 0 was given
         }
