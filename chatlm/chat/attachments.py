@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import OrderedDict
@@ -36,6 +37,20 @@ CACHED_FILES = 8
 
 FileVersion = tuple[Path, int, int]
 """Path, modification time in nanoseconds and size of a file."""
+
+
+class FileTooLarge(UsageError):
+    """A file has more text than `MAX_FILE_BYTES`.
+
+    Args:
+        name: how the user named it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{one_line(name, MAX_NAME_WIDTH)} is larger than {MAX_FILE_BYTES // 1_000_000} MB",
+            hint="Paste the relevant part instead.",
+        )
 
 
 class FolderTooLarge(UsageError):
@@ -115,7 +130,7 @@ class AttachmentReader:
         if isinstance(result, ChatlmError):
             raise UsageError(f"{one_line(name, MAX_NAME_WIDTH)}: {result.message}", result.hint)
         if len(result.encode()) > MAX_FILE_BYTES:
-            raise _too_large(name)
+            raise FileTooLarge(name)
         return result
 
 
@@ -123,7 +138,8 @@ def read_text_file(path: Path, name: str) -> str:
     """Return the text of a file, without a byte order mark and with plain line ends.
 
     Raises:
-        UsageError: it is missing, unreadable, no UTF-8 text, or larger than `MAX_FILE_BYTES`.
+        FileTooLarge: it has more text than `MAX_FILE_BYTES`.
+        UsageError: it is missing, unreadable, or no UTF-8 text.
     """
     shown = one_line(name, MAX_NAME_WIDTH)
     try:
@@ -135,14 +151,15 @@ def read_text_file(path: Path, name: str) -> str:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{shown} cannot be read: {why}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise _too_large(name)
+    is_cut = len(data) > MAX_FILE_BYTES  # maybe within a character
     try:
-        text = data.decode("utf-8-sig")
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=not is_cut)
     except UnicodeDecodeError as error:
         raise UsageError(f"{shown} is not UTF-8 text") from error
     if "\0" in text:
         raise UsageError(f"{shown} is not a text file")
+    if is_cut:
+        raise FileTooLarge(name)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -175,13 +192,15 @@ def read_blocks(
         inner = f"{name.rstrip('/')}/{file.relative_to(path).as_posix()}"
         try:
             text = read_file(file, inner)
+            size += len(text.encode("utf-8", "replace"))
+            if size > MAX_FILE_BYTES:
+                raise FileTooLarge(inner)
+        except FileTooLarge as error:
+            message = f"{shown} has more than {MAX_FILE_BYTES // 1_000_000} MB of text"
+            raise FolderTooLarge(message, path, shown) from error
         except UsageError:
             left_out.append(inner)
             continue
-        size += len(text.encode("utf-8", "replace"))
-        if size > MAX_FILE_BYTES:
-            message = f"{shown} has more than {MAX_FILE_BYTES // 1_000_000} MB of text"
-            raise FolderTooLarge(message, path, shown)
         blocks.append(format_block(inner, text))
     if not blocks:
         raise UsageError(f"{shown} has no files with text", hint="Name another folder.")
@@ -209,10 +228,3 @@ def format_block(name: str, text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(longest + 1, 3)
     return f"{one_line(name, MAX_NAME_WIDTH)}\n{fence}\n{text.removesuffix(chr(10))}\n{fence}"
-
-
-def _too_large(name: str) -> UsageError:
-    return UsageError(
-        f"{one_line(name, MAX_NAME_WIDTH)} is larger than {MAX_FILE_BYTES // 1_000_000} MB",
-        hint="Paste the relevant part instead.",
-    )

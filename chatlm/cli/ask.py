@@ -364,10 +364,13 @@ def ask(
                 command=command_words(context),
             )
             return
-        indexer, _ = plugins.service_of("folder_indexer")
-        # another index, such as of --index, would be used instead of the folder's
-        may_index = chat_id is None and indexer not in setup.plugin_data
-        attached, indexed = read_files(files, plugins, named_hosts(settings), may_index=may_index)
+        attached, indexed = read_files(
+            files,
+            plugins,
+            named_hosts(settings),
+            may_index=chat_id is None,
+            chosen=setup.plugin_data,
+        )
         typed = "\n\n".join(filter(None, (typed, *attached.blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         attached += _read_template_images(opening, plugins, named_hosts(settings))

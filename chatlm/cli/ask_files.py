@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from chatlm.chat.attached import Attached, join_attached, read_attached, split_fragment
 from chatlm.chat.attachments import AttachmentReader, FolderTooLarge
@@ -16,7 +17,12 @@ from chatlm.types.services import FolderIndexer, as_service
 
 
 def read_files(
-    files: Sequence[str], plugins: PluginHost, web_hosts: Sequence[str], *, may_index: bool = False
+    files: Sequence[str],
+    plugins: PluginHost,
+    web_hosts: Sequence[str],
+    *,
+    may_index: bool = False,
+    chosen: Mapping[str, object] = MappingProxyType({}),
 ) -> tuple[Attached, PluginData]:
     """Return the texts and images of files, folders, addresses and resources.
 
@@ -25,6 +31,7 @@ def read_files(
         plugins: may read files, offer resources and index folders.
         web_hosts: servers that need not be public, see `fetch_image`.
         may_index: whether a folder that is too large may be indexed.
+        chosen: the plugin data of options, such as `--index`.
 
     Returns:
         The texts and images, and the plugin data with which a chat uses the index of a folder that
@@ -56,22 +63,29 @@ def read_files(
                     "A question can use the index of one folder, and several are too large",
                     hint="Index them together: chatlm rag build NAME PATHS, then --index NAME",
                 ) from error
-            data = _index(error, plugins)
+            data = _index(error, plugins, chosen)
     return join_attached(found), data
 
 
-def _index(error: FolderTooLarge, plugins: PluginHost) -> PluginData:
+def _index(error: FolderTooLarge, plugins: PluginHost, chosen: Mapping[str, object]) -> PluginData:
     """Index a folder, with its progress on stderr.
 
     Raises:
         FolderTooLarge: no plugin can.
+        UsageError: an option chose another index.
         ChatlmError: it cannot be indexed.
     """
     from chatlm.plugin_kit.progress import progress_bar
 
-    indexer = as_service(plugins.service("folder_indexer"), FolderIndexer)
+    plugin, offered = plugins.service_of("folder_indexer")
+    indexer = as_service(offered, FolderIndexer)
     if indexer is None:
         raise error
+    if plugin in chosen:
+        raise UsageError(
+            f"{error.message}, and a question can use only one index",
+            hint="Leave out --index, or attach a part of the folder.",
+        ) from error
     with progress_bar() as progress:
         name = error.folder.resolve().name  # `.` has none
         progress.update(0, None, f"{name} is too large to attach; indexing it")

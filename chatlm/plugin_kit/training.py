@@ -53,7 +53,7 @@ class TrainingProgress:
     """0 until it is known."""
     step: int = 0
     tokens: int = 0
-    """Trained on since `start`."""
+    """Trained on; set before `start` to those of a run that is resumed, to count on from there."""
     train_losses: list[LossPoint] = field(default_factory=list)
     eval_losses: list[LossPoint] = field(default_factory=list)
     """Losses on the held-out examples."""
@@ -70,6 +70,7 @@ class TrainingProgress:
     start_step: int = 0
     """The step that this process started after; above 0 when a run is resumed."""
     _started_at: float | None = None
+    _start_tokens: int = 0
 
     def start(self, step: int, total_steps: int) -> None:
         """Start the clock.
@@ -80,15 +81,17 @@ class TrainingProgress:
         """
         self.step = self.start_step = step
         self.total_steps = total_steps
+        self._start_tokens = self.tokens
         self._started_at = time.monotonic()
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Speed so far; None before the first step."""
-        if self._started_at is None or not self.tokens:
+        """Speed since `start`; None before the first step."""
+        done = self.tokens - self._start_tokens
+        if self._started_at is None or not done:
             return None
         elapsed = time.monotonic() - self._started_at
-        return self.tokens / elapsed if elapsed > 0 else None
+        return done / elapsed if elapsed > 0 else None
 
     @property
     def seconds_left(self) -> float | None:

@@ -23,7 +23,7 @@ def write_speed_plot(rows: Sequence[SpeedRow], path: Path) -> None:
         UsageError: there is nothing to draw, or the file cannot be written.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} is neither a .png nor a .svg file.")
+        raise UsageError(f"{path} is neither a .png nor an .svg file.")
     if not rows:
         raise UsageError(
             "There is nothing to draw: no reply of a rated contestant has a known time.",

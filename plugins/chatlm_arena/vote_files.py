@@ -192,7 +192,7 @@ def dpo_examples(judged: JudgedMatches, find_image: FindImage) -> Iterator[dict[
     for ballot, match in judged:
         if sides := _better_first(ballot, match):
             better, worse = sides
-            if [reply.text for reply in better] != [reply.text for reply in worse]:
+            if [reply.text.strip() for reply in better] != [reply.text.strip() for reply in worse]:
                 yield {
                     "prompt": [_user_message(better[0], find_image)],
                     "chosen": _messages_after_first(better, find_image),

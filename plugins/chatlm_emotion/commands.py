@@ -177,7 +177,8 @@ def classify(text: str | None, name: str | None, as_json: bool) -> None:
 def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) -> None:
     """Evaluate a classifier on labelled texts: accuracy, macro-F1, calibration, confusion matrix.
 
-    Rows without a label are classified too; for them `unsure` is correct.
+    Rows without a label are classified too; for them `unsure` and `neutral`
+    are correct.
 
     Example: chatlm emotion eval val.jsonl --picture confusion.png
     """
@@ -215,7 +216,7 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
     if found.unlabelled:
         click.echo(
             f"Without a label: {found.unlabelled:,} texts, "
-            f"unsure on {found.unsure_unlabelled_share:.1%}. "
+            f"unsure or neutral on {found.unsure_unlabelled_share:.1%}. "
             f"Called neutral: {found.neutral_unlabelled_share:.1%} of them, "
             f"{found.neutral_share:.1%} of the others."
         )

@@ -143,7 +143,9 @@ class Architecture(ABC):
                 ]
                 raise UsageError(
                     f"--{option.replace('_', '-')} has no meaning for --arch {self.name}.",
-                    hint=f"It is for --arch {', '.join(others) or 'of another version'}.",
+                    hint=f"It is for --arch {', '.join(others)}."
+                    if others
+                    else "Another version of chatlm may know it.",
                 )
         return self.recipe_type(**options)
 

@@ -111,7 +111,7 @@ def _read_texts(file: Path) -> list[str]:
 
 
 def _json_texts(file: Path, content: str) -> Iterator[str]:
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(content.split("\n"), 1):  # strings may have other line breaks
         if not line.strip():
             continue
         try:
@@ -125,7 +125,7 @@ def _json_texts(file: Path, content: str) -> Iterator[str]:
         if not isinstance(text, str):
             raise UsageError(f"{file}, line {number}: the value of text is not a text.")
         if text.strip():
-            yield text
+            yield text.encode("utf-8", "replace").decode()  # JSON can have halves of a character
 
 
 def _split(texts: Sequence[str], share: float) -> tuple[list[str], list[str]]:

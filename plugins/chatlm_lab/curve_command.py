@@ -34,7 +34,7 @@ def curve(names: tuple[str, ...], output: Path | None, as_json: bool) -> None:
         if not card.curve.get("train"):
             raise UsageError(
                 f"{card.name} has no curve: it was counted, not trained in steps.",
-                hint="Curves are those of --arch rnn, gru, lstm, minlstm, decoder and llama.",
+                hint="Only networks have one: --arch rnn, gru, lstm, minlstm, decoder or llama.",
             )
     if output is not None:
         draw_curves(cards, expand_path(str(output)))

@@ -39,6 +39,7 @@ def demo(name: str | None, output: Path | None, as_json: bool) -> None:
             return
         for key, each in DEMOS.items():
             click.echo(f"{key:<21}{each.title} ({each.place})")
+        click.echo("Chapters are those of The Hundred-Page Language Models Book (Burkov, 2025).")
         return
     chosen = DEMOS[name]
     found = chosen.run()

@@ -246,7 +246,7 @@ def convolutional_network() -> DemoResult:
         (
             "Data: 200 images of 8 × 8 pixels with noise and a line, vertical or horizontal.",
             "Model: 4 filters of 3 × 3, ReLU, the largest value of each, one output; 45 parameters",
-            f"{right} of {len(truth)} other images are told right",
+            f"{right} of {len(truth)} other images are classified correctly",
         ),
         losses,
         {"right": right, "images": len(truth), "filters": filters.tolist()},
@@ -273,7 +273,7 @@ TOPICS = ("cinema", "music", "science")
 
 
 def find_words(text: str) -> list[str]:
-    """Return the words of a text in small letters."""
+    """Return the words of a text in lower case."""
     return re.findall(r"\w+", text.lower())
 
 
@@ -315,7 +315,8 @@ def document_classifier() -> DemoResult:
             f"{texts[0]!r} has the words {', '.join(sorted(find_words(texts[0])))}: a vector of "
             f"{len(vocabulary)} numbers, {int(x[0].sum())} of them 1.",
             "Model: P = softmax(X W + b)",
-            f"{int((p.argmax(1) == y.argmax(1)).sum())} of {len(texts)} texts are classified right",
+            f"{int((p.argmax(1) == y.argmax(1)).sum())} of {len(texts)} texts are classified "
+            "correctly",
             *(
                 f"{text!r}: "
                 + ", ".join(

@@ -88,7 +88,7 @@ class OpenedNetwork(OpenedModel):
         for option in options:
             raise UsageError(
                 f"--{option} has no meaning for {self.card.name}, which is no n-gram model.",
-                hint="Evaluate the models with n-grams by themselves.",
+                hint="Evaluate the n-gram models separately.",
             )
         return NetworkPredictor(self.network, self.context)
 
@@ -117,7 +117,7 @@ class NetworkArchitecture(Architecture):
         """Return the recipe with the width that has about as many parameters as it asks for.
 
         Raises:
-            UsageError: the vocabulary alone takes more.
+            UsageError: the vocabulary alone takes more, or the largest width has fewer.
         """
         if not recipe.params:
             return recipe
@@ -133,6 +133,12 @@ class NetworkArchitecture(Architecture):
                 f"With {vocabulary:,} tokens and {recipe.layers} layers the smallest model has "
                 f"{count(low):,} parameters, not {recipe.params:,}.",
                 hint="Use a smaller vocabulary: --vocabulary, or --tokenizer bytes",
+            )
+        if count(high) < recipe.params / 1.5:
+            raise UsageError(
+                f"With {recipe.layers} layers the largest model has {count(high):,} parameters, "
+                f"not {recipe.params:,}.",
+                hint="Use more layers: --layers",
             )
         while high - low > 1:
             middle = (low + high) // 2
@@ -198,10 +204,10 @@ class NetworkArchitecture(Architecture):
         return OpenedNetwork(card, tokenizer, network.requires_grad_(False), recipe.context)
 
     def summary(self, card: LabCard) -> str:
-        """Return the number of parameters, the steps and why they ended."""
+        """Return the size, the steps and why they ended."""
         cost = card.cost
         return (
-            f"{card.size['parameters']:,} parameters, {human_bytes(cost['bytes'])}; "
+            f"{human_bytes(cost['bytes'])}; "
             f"{cost['steps']:,} steps in {cost['training_seconds']:,.0f} s, the best after "
             f"{cost['best_step']:,}; ended {cost['ended']}"
         )

@@ -43,7 +43,7 @@ def save_figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     from chatlm import UsageError
 
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path} is neither a .png nor a .svg file.")
+        raise UsageError(f"{path} is neither a .png nor an .svg file.")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")

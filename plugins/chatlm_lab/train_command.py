@@ -49,19 +49,19 @@ from chatlm_lab.options import DATA_HELP, perplexity_line
     type=click.Choice(["tiny", "small", "medium"]),
     help="Networks: width, layers, heads and context together. Default: tiny",
 )
-@click.option("--params", type=int, help="Networks: choose the width for so many parameters.")
-@click.option("--width", type=int, help="Networks: numbers for each token.")
+@click.option("--params", type=int, help="Networks: choose the width for this many parameters.")
+@click.option("--width", type=int, help="Networks: width of the layers.")
 @click.option("--layers", type=int, help="Networks: number of layers.")
-@click.option("--context", type=int, help="Networks: tokens of a sequence to train on.")
+@click.option("--context", type=int, help="Networks: tokens per training sequence.")
 @click.option("--heads", type=int, help="decoder, llama: heads of the attention.")
 @click.option("--kv-heads", type=int, help="llama: heads of keys and values. Default: half")
 @click.option("--window", type=int, help="decoder: tokens that each one sees. Default: the context")
-@click.option("--dropout", type=float, help="Networks: share that is dropped. Default: 0")
+@click.option("--dropout", type=float, help="Networks: dropout. Default: 0")
 @click.option("--epochs", type=float, help="Networks: passes over the data. Default: 10")
-@click.option("--batch-size", type=int, help="Networks: sequences of a step. Default: 32")
+@click.option("--batch-size", type=int, help="Networks: sequences per step. Default: 32")
 @click.option("--learning-rate", type=float, help="Networks: highest learning rate. Default: 0.003")
-@click.option("--weight-decay", type=float, help="Networks: of matrices. Default: 0.1")
-@click.option("--warmup", type=float, help="Networks: share of the steps. Default: 0.05")
+@click.option("--weight-decay", type=float, help="Networks: weight decay of matrices. Default: 0.1")
+@click.option("--warmup", type=float, help="Networks: share of the steps to warm up. Default: 0.05")
 @click.option("--clip", type=float, help="Networks: largest norm of the gradients. Default: 1")
 @click.option(
     "--patience",
@@ -73,7 +73,7 @@ from chatlm_lab.options import DATA_HELP, perplexity_line
     type=click.Choice(["float32", "bfloat16"]),
     help="Networks: how matrices are multiplied. Default: float32",
 )
-@click.option("--seed", type=int, help="Networks: of weights, order and dropout. Default: 0")
+@click.option("--seed", type=int, help="Networks: seed of weights, order and dropout. Default: 0")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the data, for the card.")
 @click.option("--restart", is_flag=True, help="Discard a training that was stopped.")
 @click.option("--finish", is_flag=True, help="Save the best weights of one that was stopped.")

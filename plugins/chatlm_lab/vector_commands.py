@@ -55,14 +55,14 @@ def vectors() -> None:
     show_default=True,
     help="Predict the words near each word, or each word from those near it.",
 )
-@click.option("--width", type=int, default=64, show_default=True, help="Numbers of a vector.")
+@click.option("--width", type=int, default=64, show_default=True, help="Dimensions.")
 @click.option("--window", type=int, default=5, show_default=True, help="Words on each side.")
 @click.option(
     "--negatives", type=int, default=5, show_default=True, help="Random words for a pair."
 )
 @click.option("--epochs", type=int, default=5, show_default=True, help="Passes over the data.")
 @click.option("--min-count", type=int, default=2, show_default=True, help="Leave out rarer words.")
-@click.option("--vocabulary", type=int, default=20_000, show_default=True, help="Most words.")
+@click.option("--vocabulary", type=int, default=20_000, show_default=True, help="Maximum words.")
 @click.option(
     "--subsample",
     type=float,
@@ -70,8 +70,8 @@ def vectors() -> None:
     show_default=True,
     help="Share above which words are left out at random; 0 for none.",
 )
-@click.option("--learning-rate", type=float, default=0.01, show_default=True, help="At first.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of vectors and order.")
+@click.option("--learning-rate", type=float, default=0.01, show_default=True, help="Initial rate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of vectors and order.")
 @json_option
 def train(name: str, data: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Train word vectors on texts. Ctrl-C stops, and nothing is saved.
@@ -223,7 +223,7 @@ def map_lines(words: Sequence[str], places: Floats) -> list[str]:
         line[column : column + len(shown)] = shown
     lines = ["".join(line).rstrip() for line in cells]
     if left_out:
-        lines.append(f"{left_out} more lie under others; a picture has all: -o words.png")
+        lines.append(f"{left_out} more are hidden behind others; a picture shows all: -o words.png")
     return lines
 
 

@@ -159,7 +159,7 @@ class WordVectors:
 
 
 def find_words(text: str) -> list[str]:
-    """Return the words of a text in small letters."""
+    """Return the words of a text in lower case."""
     return re.findall(r"\w+(?:['’]\w+)?", text.lower())
 
 

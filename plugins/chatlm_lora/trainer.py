@@ -173,6 +173,8 @@ class _TrainingProcess:
         load_checkpoint(self.model, best)
         steps = {path: TrainerState.load_from_json(str(path / STATE_FILE)) for path in candidates}
         newest = steps[candidates[0]]
+        for entry in newest.log_history:
+            _record_losses(self._progress, int(entry.get("step", 0)), entry)
         self._steps, self._best_step = newest.global_step, steps[best].global_step
         self._progress.step, self._progress.total_steps = newest.global_step, newest.max_steps
         self._progress.tokens = int(newest.num_input_tokens_seen)
@@ -372,7 +374,7 @@ class ReportingCallback(TrainerCallback):
     ) -> None:
         """Start the clock."""
         for entry in state.log_history:  # of a resumed run
-            self._record_losses(int(entry.get("step", 0)), entry)
+            _record_losses(self._progress, int(entry.get("step", 0)), entry)
         self._progress.activity = ""
         self._progress.start(state.global_step, state.max_steps)
         self._start_tokens = int(state.num_input_tokens_seen)
@@ -403,15 +405,17 @@ class ReportingCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Record the losses."""
-        self._record_losses(state.global_step, logs or {})
+        _record_losses(self._progress, state.global_step, logs or {})
         self._listener.update(self._progress)
 
-    def _record_losses(self, step: int, logs: dict[str, float]) -> None:
-        if "loss" in logs:
-            self._progress.train_losses.append((step, logs["loss"]))
-        if "eval_loss" in logs:
-            self._progress.eval_losses.append((step, logs["eval_loss"]))
-        for key, value in logs.items():
-            if key.startswith(MEASURE_PREFIX):
-                points = self._progress.measures.setdefault(key.removeprefix(MEASURE_PREFIX), [])
-                points.append((step, value))
+
+def _record_losses(progress: TrainingProgress, step: int, logs: Mapping[str, float]) -> None:
+    """Add what a Trainer logged to the curves."""
+    if "loss" in logs:
+        progress.train_losses.append((step, logs["loss"]))
+    if "eval_loss" in logs:
+        progress.eval_losses.append((step, logs["eval_loss"]))
+    for key, value in logs.items():
+        if key.startswith(MEASURE_PREFIX):
+            points = progress.measures.setdefault(key.removeprefix(MEASURE_PREFIX), [])
+            points.append((step, value))

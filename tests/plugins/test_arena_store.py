@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,10 @@ def test_examples_to_train_from(store: ArenaStore) -> None:
     (row,) = vote_files.dpo_examples(judged, store.image)
     assert (row["prompt"], row["chosen"]) == ([user], better)
     assert row["rejected"][0] == {"role": "assistant", "content": "I am hot, at your service."}
+    ballot, first = judged[0]
+    same = tuple(replace(reply, text=f" {reply.text}\n") for reply in first.left_replies)
+    alike = replace(first, right_replies=same)
+    assert list(vote_files.dpo_examples([(ballot, alike)], store.image)) == []
 
 
 def test_a_file_that_is_no_arena_stays_as_it_is(tmp_path: Path) -> None:

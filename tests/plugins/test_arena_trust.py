@@ -365,7 +365,7 @@ def test_speed_and_its_picture(store: ArenaStore, tmp_path: Path) -> None:
             "\n", ""
         )
         assert (tmp_path / name).stat().st_size > 1000
-    with pytest.raises(UsageError, match=r"neither a \.png nor a \.svg"):
+    with pytest.raises(UsageError, match=r"neither a \.png nor an \.svg"):
         CliRunner().invoke(arena, ["speed", "--to", "x.txt"], catch_exceptions=False)
 
 

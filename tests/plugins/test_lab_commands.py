@@ -27,6 +27,7 @@ from chatlm import (
 )
 from chatlm_lab import plugin
 from chatlm_lab.commands import lab
+from chatlm_lab.corpus import read_corpus
 from chatlm_lab.models import LAB_MODELS
 from chatlm_lab.ngram_architecture import OpenedNgrams
 from chatlm_lab.opening import open_engine, open_model
@@ -119,6 +120,17 @@ def test_data_may_be_a_folder_or_lines_of_json(home: Path, data: Path, tmp_path:
     whole = table("train", "all", "--data", data, "--held-out", "0", "--tokenizer", "bytes")
     assert whole["held_out"] == {}
     assert whole["data"]["tokens"] == data.stat().st_size + 2
+
+
+def test_lines_of_json_end_at_line_feeds_and_may_have_halves_of_a_character(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    whole = json.dumps({"text": "One\u2028or two?"}, ensure_ascii=False)
+    path.write_text(f'{whole}\n{{"text": "half \\ud83d"}}\r\n', encoding="utf-8", newline="")
+    corpus = read_corpus([path], 0.0)
+    assert corpus.train == ("One\u2028or two?", "half ?")
+    assert corpus.train_bytes == len("One\u2028or two?".encode()) + 6
 
 
 def test_data_that_cannot_be_used_is_refused(home: Path, data: Path, tmp_path: Path) -> None:

@@ -248,6 +248,9 @@ def test_the_width_is_chosen_for_a_number_of_parameters() -> None:
         assert misses[fitted.width // fitted.width_step - 1] == min(misses)
     with pytest.raises(UsageError, match="smallest model has"):
         RecurrentArchitecture("rnn").fit_width(RecurrentRecipe(params=1000), 5000)
+    with pytest.raises(UsageError, match="largest model has") as refused:
+        RecurrentArchitecture("rnn").fit_width(RecurrentRecipe(params=10**9), 500)
+    assert "--layers" in (refused.value.hint or "")
 
 
 @pytest.mark.parametrize("architecture", NETWORKS)

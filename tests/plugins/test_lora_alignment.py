@@ -323,6 +323,7 @@ def test_finish_makes_an_adapter_of_the_best_checkpoint(home: Path, base: ModelL
     assert made is not None
     assert (made.cost["ended"], made.cost["steps"]) == ("stopped by the user", 3)
     assert made.scores["margin"] > 0
+    assert {"loss", "accuracy", "KL"} <= made.curves.keys()
     assert not ALIGNMENT_RUNS.has("mine")
 
 
@@ -348,6 +349,25 @@ def test_pairs_are_settled_and_split_by_prompt() -> None:
     assert pair("Twice?", "a", "b") in (*found.train, *found.held_out)
     assert found == read_pairs(source, seed=0, held_out_share=0.2)
     assert found != read_pairs(source, seed=1, held_out_share=0.2)
+
+
+def test_pairs_of_which_nearly_all_have_one_prompt_are_refused() -> None:
+    # the seed decides which of the two prompts is held out
+    same = [{"prompt": "Same?", "chosen": f"yes {n}", "rejected": "no"} for n in range(40)]
+    other = {"prompt": "Other?", "chosen": "yes", "rejected": "no"}
+    source = rows_of_votes([*same, other])
+    refused = []
+    for seed in range(8):
+        try:
+            found = read_pairs(source, seed=seed, held_out_share=0.2)
+        except UsageError as error:
+            refused.append(error.message)
+        else:
+            assert len(found.held_out) == 40
+    assert refused
+    assert set(refused) == {
+        "Only 1 of 41 pairs can be held out, 5 are needed: most pairs have the same prompt."
+    }
 
 
 @pytest.mark.parametrize(
@@ -390,7 +410,12 @@ def test_versions_become_pairs(home: Path, base: ModelLocation) -> None:
         1,
         0,
         Message("user", "Hi"),
-        (version(1, "Hello"), version(2, "Go away"), version(3, "Hel", StopReason.CANCELLED)),
+        (
+            version(1, "Hello"),
+            version(2, "Go away"),
+            version(3, "Hel", StopReason.CANCELLED),
+            version(8, "Hello\n"),
+        ),
         active_reply_id=1,
     )
     second = Turn(2, 1, Message("user", "And?"), (version(4, "no"), version(5, "yes")))
@@ -435,7 +460,10 @@ def test_votes_become_an_adapter_and_a_stopped_training_keeps_its_votes(
     home: Path, base: ModelLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_votes(30)
-    words = ("train", "mine", "-m", base.name, "--learning-rate", "0.02", "--epochs", "2")
+    words = [
+        *("train", "mine", "-m", base.name, "--learning-rate", "0.02", "--epochs", "2"),
+        *("--target", "q_proj", "--target", "v_proj"),
+    ]
     steps = press_after(2, monkeypatch)
     assert isinstance(run(*words).exception, TrainingStopped)
     add_votes(5)
@@ -447,8 +475,8 @@ def test_votes_become_an_adapter_and_a_stopped_training_keeps_its_votes(
     assert made["source"]["train"] + made["source"]["held_out"] == 30
     assert made["cost"]["from_step"] == 3
     assert made["command"] == (
-        f"chatlm align train mine --data votes --model {base.name} --learning-rate 0.02 "
-        "--epochs 2.0"
+        f"chatlm align train mine --data votes --model {base.name} --target q_proj "
+        "--target v_proj --learning-rate 0.02 --epochs 2.0"
     )
     assert json.loads(succeed("pairs", "--json"))["pairs"] == 35
 
@@ -493,7 +521,7 @@ def test_the_result_says_whether_it_is_settled(base: ModelLocation) -> None:
     told = commands.describe_result(made)
     assert "prefers the better reply in 60% of 20 held-out pairs (39% to 78%" in told
     assert "answers of 120 → 90 tokens" in told
-    assert "That may be chance: the interval has 50 % in it. About 135 more pairs" in told
+    assert "That may be chance: the interval includes 50 %. About 135 more pairs" in told
     good = dataclasses.replace(made, scores={**made.scores, "accuracy": 0.9})
     assert "chance" not in commands.describe_result(good)
     bad = dataclasses.replace(made, scores={**made.scores, "accuracy": 0.1})
@@ -508,6 +536,10 @@ def test_options_of_methods_are_checked_before_any_work(
     words: Sequence[str] = ("train", "mine", "--data", str(path), "-m", base.name)
     assert "sft has no β" in refusal(*words, "--method", "sft", "--beta", "1").message
     assert "kto" in refusal(*words, "--method", "orpo", "--length-normalised").hint
+    for command in (words, ("pairs", "--data", "versions")):
+        assert "without votes" in refusal(*command, "--judge", "all").message
+    for option in ("--beta", "--rank", "--patience", "--epochs"):  # 0 is not "not given"
+        assert "must be from" in refusal(*words, option, "0").message
     missing = refusal("train", "mine", "--data", str(tmp_path / "none.jsonl"), "-m", base.name)
     assert "cannot be read" in missing.message
     assert "no unfinished training" in refusal("train", "mine", "--finish").message

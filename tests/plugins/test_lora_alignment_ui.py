@@ -173,6 +173,7 @@ async def test_votes_that_cannot_be_read_are_told(trainings: ScriptedTrainings) 
     shown_card = AlignmentScreen(RememberingUi("lora"), fail, trainings)
     async with CardApp(shown_card).run_test(size=(100, 40)) as pilot:
         await until(pilot, lambda: "switched off?" in everything_visible(pilot))
+        assert "Counting" not in everything_visible(pilot)
 
 
 async def test_a_model_on_a_server_is_not_trained(

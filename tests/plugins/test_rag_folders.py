@@ -180,5 +180,8 @@ def test_ask_indexes_a_folder_that_is_too_large(
     assert "documents is too large to attach; indexing it" in capsys.readouterr().err
     with pytest.raises(FolderTooLarge, match="more than 100 files"):
         read_files([f"{documents}/"], host, ())
+    with pytest.raises(UsageError, match="only one index") as refused:
+        read_files([f"{documents}/"], host, (), may_index=True, chosen={"rag": {"index": "manual"}})
+    assert "--index" in (refused.value.hint or "")
     with pytest.raises(FolderTooLarge, match="/rag build"):
         read_files([f"{documents}/"], PluginHost([]), (), may_index=True)

@@ -10,7 +10,12 @@ import pytest
 from textual.app import App
 from textual.widgets import OptionList
 
-from chatlm.chat.attachments import MAX_FOLDER_FILES, read_blocks, read_text_file
+from chatlm.chat.attachments import (
+    MAX_FOLDER_FILES,
+    FolderTooLarge,
+    read_blocks,
+    read_text_file,
+)
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import UsageError
@@ -174,6 +179,18 @@ def test_a_folder_that_cannot_be_attached_is_refused(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").write_text("x" * 600_000)
     with pytest.raises(UsageError, match="more than 1 MB of text"):
         read_blocks(tmp_path, "big/", read_text_file)
+
+
+def test_one_large_file_makes_a_folder_too_large_unless_it_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "disk.img").write_bytes(bytes(1_000_001))
+    (tmp_path / "photo.raw").write_bytes(b"\xff" * 1_000_001)
+    assert read_blocks(tmp_path, "mixed/", read_text_file)[-1] == (
+        "Files of mixed/ without text, left out: mixed/disk.img, mixed/photo.raw"
+    )
+    (tmp_path / "log.txt").write_bytes(b"x" + "é".encode() * 500_001)  # cut within a character
+    with pytest.raises(FolderTooLarge, match="mixed/ has more than 1 MB of text"):
+        read_blocks(tmp_path, "mixed/", read_text_file)
 
 
 async def test_a_mentioned_folder_is_sent_with_its_files(folder: Path) -> None:

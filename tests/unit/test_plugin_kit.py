@@ -18,6 +18,7 @@ from chatlm.plugin_kit.chat_state import choice_value, plugin_state, text_value
 from chatlm.plugin_kit.options import complete_names, json_option
 from chatlm.plugin_kit.progress import graceful_interrupt, progress_bar, pull_progress, step_bar
 from chatlm.plugin_kit.training import (
+    EvaluatedProgress,
     TrainingProgress,
     TrainingStopped,
     braille_curve,
@@ -190,6 +191,22 @@ def test_activities_before_the_first_step_have_no_time_left() -> None:
     assert (progress.seconds_left, progress.tokens_per_second) == (None, None)
     progress.step, progress.tokens = 3, 90  # the clock does not run before `start`
     assert (progress.seconds_left, progress.tokens_per_second) == (None, None)
+
+
+def test_the_speed_of_a_resumed_run_leaves_out_what_was_done_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter((100.0, 110.0, 110.0))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    before = EvaluatedProgress()
+    before.add_step(loss=2.5, tokens=9000)
+    progress = EvaluatedProgress()
+    progress.restore(before.to_dict())
+    progress.start(progress.step, 2)
+    assert "tokens/s" not in describe_progress(progress)
+    progress.add_step(loss=2.4, tokens=250)
+    assert progress.tokens == 9250
+    assert progress.tokens_per_second == pytest.approx(25)
 
 
 def test_accuracy_is_shown_where_it_is_measured() -> None:

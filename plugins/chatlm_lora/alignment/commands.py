@@ -44,7 +44,6 @@ _data_option = click.option(
 )
 _judge_option = click.option(
     "--judge",
-    default="human",
     metavar="NAME",
     help="Whose votes count; all for everybody's. Default: human (you)",
 )
@@ -65,13 +64,14 @@ def align() -> None:
     "--held-out", type=click.FloatRange(0.001, 0.9), help="Share that is held out. Default: 0.2"
 )
 @json_option
-def pairs(data: str, judge: str, held_out: float | None, as_json: bool) -> None:
+def pairs(data: str, judge: str | None, held_out: float | None, as_json: bool) -> None:
     """Show how many pairs the votes give, and how many are missing.
 
     Example: chatlm align pairs
     """
     from chatlm_lora.alignment.pairs import count_pairs, explain_count
 
+    _check_judge(data, judge)
     share = held_out or DEFAULTS["held_out"]
     found = count_pairs(_read_rows(data, judge))
     count = PairCount(found["pairs"], share)
@@ -150,7 +150,12 @@ def train(
             raise click.UsageError("--finish and --restart exclude each other.")
         options = RUNS.options(name)
     else:
-        given = {key: value for key, value in settings.items() if value not in (None, (), False)}
+        _check_judge(data, settings["judge"])
+        given = {
+            key: list(value) if isinstance(value, tuple) else value  # as JSON has it
+            for key, value in settings.items()
+            if value not in (None, ()) and value is not False  # 0 was given
+        }
         path = None if data in SOURCES else Path(data).expanduser().absolute()
         options = given | {
             "data": str(path or data),
@@ -195,7 +200,7 @@ def describe_result(card: AdapterCard) -> str:
             card.source["train"] + card.source["held_out"], card.settings["held_out"]
         ).missing_for_verdict
         more = f" About {needed:,} more pairs would probably settle it." if needed else ""
-        lines.append(f"That may be chance: the interval has 50 % in it.{more}")
+        lines.append(f"That may be chance: the interval includes 50 %.{more}")
     elif high < 0.5:
         lines.append("That is worse than the base: try a lower --learning-rate or a higher --beta.")
     for answer in card.answers[:2]:
@@ -204,7 +209,7 @@ def describe_result(card: AdapterCard) -> str:
     return escape_controls("\n".join(lines))
 
 
-def _read_rows(data: str, judge: str) -> PairRows:
+def _read_rows(data: str, judge: str | None) -> PairRows:
     from chatlm_lora.alignment.pairs import rows_of_file, rows_of_votes
 
     if data in SOURCES:
@@ -212,12 +217,17 @@ def _read_rows(data: str, judge: str) -> PairRows:
     return rows_of_file(Path(data).expanduser())
 
 
-def _read_source(data: str, judge: str) -> Sequence[Mapping[str, Any]]:
+def _check_judge(data: str, judge: str | None) -> None:
+    if judge is not None and data != "votes":
+        raise UsageError("--judge has no meaning without votes.", hint="Use --data votes.")
+
+
+def _read_source(data: str, judge: str | None) -> Sequence[Mapping[str, Any]]:
     """Return the rows of the votes or the versions."""
     from chatlm_lora.alignment.versions import read_versions
-    from chatlm_lora.alignment.votes import read_votes
+    from chatlm_lora.alignment.votes import USER, read_votes
 
-    return read_votes(judge) if data == "votes" else read_versions(data_dir() / "chats.db")
+    return read_votes(judge or USER) if data == "votes" else read_versions(data_dir() / "chats.db")
 
 
 def _alignment_job(name: str, options: Mapping[str, Any]) -> TrainingJob:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import Message, UsageError
-from chatlm_lora.alignment.enough import PairCount
+from chatlm_lora.alignment.enough import MIN_HELD_OUT, PairCount
 from chatlm_lora.dataset import (
     ChatExample,
     check_turns,
@@ -122,6 +122,12 @@ def read_pairs(
     pairs, contradictory = _settle(found)
     check_enough(PairCount(len(pairs), held_out_share), source.name)
     train, held_out = _split(pairs, seed, held_out_share)
+    if len(held_out) < MIN_HELD_OUT:
+        raise UsageError(
+            f"Only {len(held_out)} of {len(pairs):,} pairs can be held out, {MIN_HELD_OUT} are "
+            "needed: most pairs have the same prompt.",
+            hint="Give pairs of more prompts.",
+        )
     return PairDataset(
         name=source.name,
         sha256=source.sha256,
@@ -209,7 +215,9 @@ def check_enough(count: PairCount, name: str) -> None:
 
 def _has_images(row: Mapping[str, Any]) -> bool:
     entries = [entry for value in row.values() if isinstance(value, list) for entry in value]
-    return any(isinstance(entry, dict) and isinstance(entry["content"], list) for entry in entries)
+    return any(
+        isinstance(entry, dict) and isinstance(entry.get("content"), list) for entry in entries
+    )
 
 
 def _parse_pair(row: Mapping[str, Any], location: str, system_prompt: str) -> PreferencePair:

@@ -39,7 +39,8 @@ def version_rows(chat: Conversation) -> Iterator[dict[str, Any]]:
         if not _is_plain(prompt):
             continue
         for other in turn.replies:
-            if other.id != chosen.id and _is_whole(turn, other.id) and other.text != chosen.text:
+            is_same = other.text.strip() == chosen.text.strip()  # the chosen one, too
+            if not is_same and _is_whole(turn, other.id):
                 yield {
                     "prompt": [_row(message) for message in prompt],
                     "chosen": [{"role": "assistant", "content": chosen.text}],

@@ -136,7 +136,7 @@ class AlignmentScreen(PickerCard):
             UsageError: one runs already, there are too few votes, or no local model is loaded.
         """
         if self._training is not None and self._training.is_running:
-            raise UsageError("A training runs already.", hint="Stop it first: s")
+            raise UsageError("A training is already running.", hint="Stop it first: s")
         if self._count is None:
             raise UsageError("Your votes are not counted yet.")
         check_enough(self._count, VOTES)
@@ -196,7 +196,7 @@ class AlignmentScreen(PickerCard):
             count = PairCount(found["pairs"], DEFAULTS["held_out"])
             text = explain_count(found, count)
         except ChatlmError as error:
-            self.app.call_from_thread(self.show_error, error)
+            self.app.call_from_thread(self._show_count_error, error)
             return
         self.app.call_from_thread(self._show_pairs, count, text)
 
@@ -204,6 +204,10 @@ class AlignmentScreen(PickerCard):
         self._count = count
         self.query_one("#pairs", Static).update(Content(text))
         self.refresh_bindings()
+
+    def _show_count_error(self, error: ChatlmError) -> None:
+        self.query_one("#pairs", Static).update("")
+        self.show_error(error)
 
     def _show_progress(self) -> None:
         training = self._training
