@@ -29,9 +29,11 @@ from tests.tui.support import chat_of, idle, opens, say, toasts, until
 
 
 @pytest.fixture
-def documents(home: Path) -> Path:
-    """A home with the embedder; the folder of the documents."""
-    return make_home(home)
+def documents(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with the embedder; the folder of the documents, beside which the program runs."""
+    folder = make_home(home)
+    monkeypatch.chdir(folder.parent)  # messages do not become longer by the path
+    return folder
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ async def test_a_folder_that_does_not_fit_the_context_is_indexed_when_it_is_sent
     app = app_with(store, context=60)
     async with app.run_test(size=(140, 40), notifications=True) as pilot:
         composer = chat_of(pilot).composer
-        composer.text = f"@{documents}/ {CATS}"
+        composer.text = f"@{documents.name}/ {CATS}"
         await until(
             pilot, lambda: "documents/ · too large to attach, will be indexed" in border(pilot)
         )
@@ -79,7 +81,7 @@ async def test_a_folder_that_does_not_fit_the_context_is_indexed_when_it_is_sent
         )
         assert any("now answers from an index of documents" in each for each in toasts(pilot))
         (documents / "boat.txt").write_text("The boat is moored in Hamburg.\n", encoding="utf-8")
-        await say(pilot, f"Where is the boat moored? @{documents}/")
+        await say(pilot, f"Where is the boat moored? @{documents.name}/")
         await until(pilot, lambda: len(chat_of(pilot).conversation.turns) == 2)
         await idle(pilot)
         assert indices() == {"documents"}, "the index was brought up to date"
@@ -89,7 +91,7 @@ async def test_a_folder_that_does_not_fit_the_context_is_indexed_when_it_is_sent
 
 async def test_a_small_folder_is_attached(documents: Path, store: Store) -> None:
     async with app_with(store, context=4096).run_test(size=(140, 40)) as pilot:
-        await say(pilot, f"@{documents}/ {CATS}")
+        await say(pilot, f"@{documents.name}/ {CATS}")
         await until(pilot, lambda: chat_of(pilot).conversation.turns)
         await idle(pilot)
         chat = chat_of(pilot).conversation
@@ -101,7 +103,7 @@ async def test_a_small_folder_is_attached(documents: Path, store: Store) -> None
 async def test_a_folder_is_refused_where_the_plugin_is_off(documents: Path, store: Store) -> None:
     async with app_with(store, context=60).run_test(size=(140, 40), notifications=True) as pilot:
         chat_of(pilot).edits.set_disabled_plugins(["rag"])
-        await say(pilot, f"@{documents}/ {CATS}")
+        await say(pilot, f"@{documents.name}/ {CATS}")
         await until(pilot, lambda: any("does not fit the model" in each for each in toasts(pilot)))
         assert not chat_of(pilot).conversation.turns
         assert indices() == set()
@@ -120,8 +122,10 @@ async def test_escape_stops_the_indexing_and_nothing_is_sent(
 
     monkeypatch.setattr(FolderIndexes, "index_folder", index_folder)
     async with app_with(store, context=60).run_test(size=(140, 40)) as pilot:
-        text = f"@{documents}/ {CATS}"
-        await say(pilot, text)
+        text = f"@{documents.name}/ {CATS}"
+        chat_of(pilot).composer.text = text
+        await until(pilot, lambda: "too large to attach" in border(pilot))  # the context is known
+        await pilot.press("enter")
         await until(pilot, lambda: pilot.app.screen.query("ProgressLine"))
         await pilot.press("escape")
         await until(pilot, lambda: stopped)

@@ -133,8 +133,10 @@ def test_scarce_descriptors_lower_the_limit(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_running_out_of_descriptors_is_logged_once_a_minute(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # commands that tests run in this process have the program's log to a file
+    monkeypatch.setattr(logging.getLogger("chatlm"), "propagate", True)
     time = 0.0
     handle = quiet_accept_errors(lambda: time)
     loop = asyncio.new_event_loop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 from textual.pilot import Pilot
-from textual.style import Style
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
@@ -100,17 +99,6 @@ def test_lists_and_quotes_end_where_prose_ends() -> None:
     for text in (f"- {letters}", f"- a\n  - {letters}", f"10. {letters}", f"> - {letters}"):
         assert max(right_edges(text)) == PROSE_WIDTH
     assert max(right_edges("- " + code.format("  ", "  "))) == PROSE_WIDTH
-
-
-def test_a_link_is_one_of_the_terminal_too_unless_its_address_has_other_characters() -> None:
-    def links(text: str) -> list[str | None]:
-        [line] = StreamingMarkdown(text).blocks[0].fragments[0].lines(80)
-        return [style.link for *_, style in line.content.spans if isinstance(style, Style)]
-
-    assert links("[docs](https://example.org/a?b=c)") == ["https://example.org/a?b=c"]
-    assert links("[docs](https://example.org/%1b)") == ["https://example.org/%1b"]
-    for address in ("https://example.org/\x1b\\x", "https://example.org/\x07"):
-        assert all(each is None or each.isprintable() for each in links(f"[docs](<{address}>)"))
 
 
 def test_code_is_wrapped_between_words_and_what_follows_is_indented_further() -> None:

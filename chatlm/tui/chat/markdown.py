@@ -555,10 +555,7 @@ def _formula(token: Token) -> Content:
 
 def _style(token: Token) -> Style | str:
     if token.type == "link_open":
-        address = str(token.attrGet("href") or "")
-        click = Style.from_meta({"@click": f"link({address!r})"})
-        # OSC 8 makes it a link of the terminal, too, which ends at the first control character
-        return click + Style(link=address) if address.isascii() and address.isprintable() else click
+        return Style.from_meta({"@click": f"link({str(token.attrGet('href') or '')!r})"})
     return STYLES.get(token.type.removesuffix("_open"), "")
 
 
