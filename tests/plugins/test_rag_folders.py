@@ -103,7 +103,9 @@ async def test_a_small_folder_is_attached(documents: Path, store: Store) -> None
 async def test_a_folder_is_refused_where_the_plugin_is_off(documents: Path, store: Store) -> None:
     async with app_with(store, context=60).run_test(size=(140, 40), notifications=True) as pilot:
         chat_of(pilot).edits.set_disabled_plugins(["rag"])
-        await say(pilot, f"@{documents.name}/ {CATS}")
+        chat_of(pilot).composer.text = f"@{documents.name}/ {CATS}"
+        await until(pilot, lambda: "does not fit" in border(pilot))  # the context is known
+        await pilot.press("enter")
         await until(pilot, lambda: any("does not fit the model" in each for each in toasts(pilot)))
         assert not chat_of(pilot).conversation.turns
         assert indices() == set()
