@@ -1,7 +1,7 @@
 """A decoder in Llama's form, saved so that transformers and chatlm's fast engine open it.
 
 It differs from the book's decoder in three ways: several heads of queries share one of keys and
-values (grouped-query attention), the MLP is gated (SwiGLU), and no linear map has a bias.
+values (grouped-query attention), the MLP is gated (SwiGLU), and linear layers have no bias.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def ready_library(name: str) -> Path | None:
         name: see `_LIBRARIES`.
 
     Raises:
-        KernelUnavailable: there is none, and no C compiler.
+        KernelUnavailable: no library fits this processor, and there is no C compiler.
     """
     bundled = bundled_library(name)
     if bundled is not None:
