@@ -99,7 +99,9 @@ def _run_child(
     home.mkdir(parents=True, exist_ok=True)
     kernels = home / "kernels"
     if not kernels.exists():
-        kernels.symlink_to(default.parents[1] / "kernels", target_is_directory=True)
+        shared = default.parents[1] / "kernels"
+        shared.mkdir(exist_ok=True)  # nothing may have been compiled yet
+        kernels.symlink_to(shared, target_is_directory=True)
     done = subprocess.run(
         [
             sys.executable,
